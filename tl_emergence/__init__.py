@@ -1,0 +1,38 @@
+"""Information emergence of the residual stream, for TransformerLens.
+
+Where in a transformer do tokens become more than the sum of their parts?
+"""
+
+from tl_emergence import capture, errors, estimators, prompts
+from tl_emergence.capture import capture_states, shuffled_weights
+from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
+from tl_emergence.emergence import (
+    EmergenceWarning,
+    information_emergence,
+    information_emergence_from_cache,
+)
+from tl_emergence.estimators import Estimate, mutual_information
+from tl_emergence.prompts import PromptSet
+from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
+
+__all__ = [
+    "Ceiling",
+    "EmergenceResult",
+    "EmergenceWarning",
+    "Estimate",
+    "PromptSet",
+    "SigmaSweep",
+    "SpaceComparison",
+    "capture",
+    "capture_states",
+    "errors",
+    "estimators",
+    "exact_emergence",
+    "exact_population",
+    "information_emergence",
+    "information_emergence_from_cache",
+    "mutual_information",
+    "prompts",
+    "shuffled_weights",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,210 @@
+"""States from an activation cache that the caller already has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_emergence.capture.checks import check_finite, indices
+from tl_emergence.capture.spaces import Reading
+from tl_emergence.capture.states import CapturedStates
+from tl_emergence.errors import SettingError, StateError
+from tl_emergence.prompts.prefixes import first_rows, prefix_ids
+from tl_emergence.prompts.prompt_set import PromptSet
+
+CacheNorms = Sequence[Callable[[Tensor], Tensor]]
+"""One callable a state: the first norm of every block, then the final norm."""
+
+# Two prompts with the same prefix were run in different batches: equal up to rounding, no more.
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+def states_from_cache(
+    cache: Mapping[str, Tensor],
+    micro_cache: Mapping[str, Tensor],
+    prompts: PromptSet,
+    micro_tokens: Int[Tensor, " token"],
+    *,
+    n_prefix: int,
+    norms: CacheNorms | None,
+    layers: Sequence[int] | None,
+    positions: Sequence[int] | None,
+    attention_mask: Int[Tensor, "prompt cached"] | Bool[Tensor, "prompt cached"] | None,
+) -> CapturedStates:
+    """Pick the residual streams out of two caches, each distinct prefix and token once.
+
+    Raises:
+        StateError: A hook is missing, shapes do not fit the tokens, a token has no micro state, prompts
+            with the same prefix have different states, NaN or infinity.
+        SettingError: A layer or position out of range, a wrong number of norms.
+    """
+    n_layers = _count_layers(cache)
+    blocks = indices("layer", layers, n_layers)
+    wanted = indices("position", positions, prompts.n_positions)
+    held = tuple(sorted({state for block in blocks for state in (block, block + 1)}))
+    if norms is not None and len(norms) != n_layers + 1:
+        raise SettingError(
+            "wrong number of norms",
+            seen=len(norms),
+            expected=f"{n_layers + 1}: the first norm of each block, then the final norm",
+            fix="norms=[*(block.ln1 for block in model.blocks), model.ln_final].",
+        )
+    columns = _content_columns(prompts, n_prefix, attention_mask)
+    token_rows = _token_rows(prompts.tokens[:, : max(wanted) + 1], micro_tokens)
+    micro = torch.stack(
+        [_micro_state(micro_cache, state, n_layers, len(micro_tokens), n_prefix) for state in held]
+    )
+    check_finite(held, [(0, micro)])
+    prefixes = prefix_ids(prompts.tokens)
+    macro = []
+    for t in wanted:
+        first = first_rows(prefixes[t])
+        found = [_macro_state(cache, s, n_layers, columns[:, t], prefixes[t], first) for s in held]
+        macro.append(torch.stack(found))
+        check_finite(held, [(t, macro[-1])])
+    nothing_known = (None,) * (n_layers + 1)
+    dtype = str(_state(cache, held[0], n_layers, "cache").dtype).removeprefix("torch.")
+    return CapturedStates(
+        prompts=prompts,
+        layers=blocks,
+        positions=wanted,
+        states=held,
+        macro=tuple(macro),
+        prefix_rows=tuple(prefixes[t] for t in wanted),
+        micro=micro,
+        token_rows=token_rows,
+        reading=Reading(nothing_known if norms is None else tuple(norms), ("no norms were passed",) * (n_layers + 1)),
+        provenance={
+            "model": "from cache",
+            "n_layers": n_layers,
+            "d_model": micro.shape[-1],
+            "dtype": dtype,
+            "n_prefix": n_prefix,
+            "state_dtype": str(micro.dtype).removeprefix("torch."),
+        },
+    )  # fmt: skip
+
+
+def _count_layers(cache: Mapping[str, Tensor]) -> int:
+    found = [re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", str(name)) for name in cache]
+    numbers = [int(match[1]) for match in found if match]
+    if not numbers:
+        raise StateError(
+            "no residual stream in the cache",
+            seen=f"{len(found)} entries, none of them blocks.{{l}}.hook_resid_pre or hook_resid_post",
+            expected="the residual hooks of every block to be scored",
+            fix="Cache with names_filter=lambda name: 'hook_resid_p' in name.",
+        )
+    return max(numbers) + 1
+
+
+def _state(cache: Mapping[str, Tensor], state: int, n_layers: int, which: str) -> Tensor:
+    names = [f"blocks.{state}.hook_resid_pre", f"blocks.{state - 1}.hook_resid_post"]
+    names = [name for name in names if 0 <= int(name.split(".")[1]) < n_layers]
+    for name in names:
+        if name in cache:
+            return cache[name]
+    raise StateError(
+        f"a hook is missing from the {which}",
+        seen=f"no {' and no '.join(names)}",
+        expected=f"the residual stream h_{state}",
+        fix="Cache it, or name with layers= only blocks whose input and output are cached.",
+    )
+
+
+def _content_columns(
+    prompts: PromptSet, n_prefix: int, attention_mask: Tensor | None
+) -> Int[Tensor, "prompt pos"]:
+    """Return where in the cache each prompt's content positions are."""
+    n, length = prompts.tokens.shape
+    if n_prefix < 0:
+        raise SettingError("n_prefix out of range", seen=n_prefix, expected="0 or more", fix="1 for BOS.")
+    if attention_mask is None:
+        return torch.arange(n_prefix, n_prefix + length).expand(n, length)
+    mask = attention_mask.detach().cpu().bool()
+    if len(mask) != n or not bool((mask.sum(dim=1) == n_prefix + length).all()):
+        raise StateError(
+            "attention_mask does not fit the tokens",
+            seen=f"shape {tuple(mask.shape)}, {int(mask.sum(dim=1).min())} to "
+            f"{int(mask.sum(dim=1).max())} tokens a prompt",
+            expected=f"{n} prompts with {n_prefix} + {length} tokens under the mask",
+            fix="Pass the mask of the run that filled the cache, BOS included.",
+        )
+    return mask.nonzero()[:, 1].view(n, -1)[:, n_prefix:]
+
+
+def _token_rows(
+    tokens: Int[Tensor, "prompt pos"], micro_tokens: Int[Tensor, " token"]
+) -> Int[Tensor, "pos prompt"]:
+    names = micro_tokens.detach().cpu().to(torch.int64)
+    if names.ndim != 1 or len(names.unique()) != len(names):
+        raise StateError(
+            "micro_tokens does not name the micro rows",
+            seen=f"shape {tuple(names.shape)}, {len(names.unique())} different tokens",
+            expected="one token id a row of micro_cache, each once",
+            fix="Run the distinct tokens: micro_tokens = tokens.unique().",
+        )
+    missing = sorted(set(tokens.unique().tolist()) - set(names.tolist()))
+    if missing:
+        raise StateError(
+            "tokens without a micro state",
+            seen=missing[:8],
+            expected="every token of the prompts among micro_tokens",
+            fix="Run the missing tokens alone, behind the same BOS, and add them to micro_cache.",
+        )
+    order = names.argsort()
+    return order[torch.searchsorted(names[order], tokens.t().contiguous())]
+
+
+def _checked_shape(states: Tensor, rows: int, least: int, most: int | None, which: str) -> Tensor:
+    fits = states.ndim == 3 and states.shape[0] == rows and states.shape[1] >= least
+    if not fits or (most is not None and states.shape[1] > most) or not states.is_floating_point():
+        raise StateError(
+            f"states in the {which} do not fit the tokens",
+            seen=f"{tuple(states.shape)}, {states.dtype}",
+            expected=f"float [example, pos, d_model] with {rows} examples and "
+            f"{'' if most == least else 'at least '}{least} positions",
+            fix="Check n_prefix (leading positions that are not content, such as BOS) and the batch "
+            "dimension (remove_batch_dim=False).",
+        )
+    return states.detach()
+
+
+def _micro_state(
+    cache: Mapping[str, Tensor], state: int, n_layers: int, n_tokens: int, n_prefix: int
+) -> Float[Tensor, "token d_model"]:
+    length = n_prefix + 1
+    found = _checked_shape(
+        _state(cache, state, n_layers, "micro_cache"), n_tokens, length, length, "micro_cache"
+    )
+    return found[:, n_prefix].to("cpu", torch.promote_types(found.dtype, torch.float32))
+
+
+def _macro_state(
+    cache: Mapping[str, Tensor],
+    state: int,
+    n_layers: int,
+    columns: Int[Tensor, " prompt"],
+    prefix: Int[Tensor, " prompt"],
+    first: Int[Tensor, " row"],
+) -> Float[Tensor, "row d_model"]:
+    found = _state(cache, state, n_layers, "cache")
+    found = _checked_shape(found, len(columns), int(columns.max()) + 1, None, "cache")
+    here = found[torch.arange(len(columns)), columns.to(found.device)].cpu()
+    rows = here.to(torch.promote_types(here.dtype, torch.float32))
+    once = rows[first]
+    gap = (rows - once[prefix]).abs().max()
+    # A NaN fails neither comparison here and is named by check_finite.
+    if gap > _SAME[found.dtype] * once.square().mean().sqrt():
+        raise StateError(
+            "prompts with the same prefix have different states",
+            seen=f"a difference of {float(gap):.3g} in h_{state}",
+            expected="states that depend on the tokens up to their position and on nothing else",
+            fix="Emergence needs a causal model and interventions that treat all prompts alike; check that "
+            "tokens, mask and n_prefix belong to this cache.",
+        )
+    return once

@@ -1,0 +1,96 @@
+"""Checks at the door of the capture: indices, vocabulary, padding, finite states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_emergence.capture import compat
+from tl_emergence.errors import SettingError, StateError, TokenError
+from tl_emergence.prompts.prompt_set import PromptSet
+
+
+def indices(what: str, asked: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Return sorted distinct indices from 0, all `count` of them for None; negatives count from the end.
+
+    Raises:
+        SettingError: One is out of range, or none is asked for.
+    """
+    if asked is None:
+        return tuple(range(count))
+    wrong = [i for i in asked if not -count <= i < count]
+    if wrong or len(asked) == 0:
+        raise SettingError(
+            f"{what} out of range",
+            seen=wrong or "none",
+            expected=f"{-count} to {count - 1}",
+            fix=f"Name at least one {what}; there are {count}.",
+        )
+    return tuple(sorted({i % count for i in asked}))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise SettingError when the batch size is below 1."""
+    if batch_size < 1:
+        raise SettingError(
+            "batch size out of range", seen=batch_size, expected="1 or more", fix="64 to 512 run well."
+        )
+
+
+def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
+    """Raise TokenError for tokens that the model cannot run or that are no content."""
+    tokens, size = prompts.tokens, compat.vocabulary_size(model)
+    if int(tokens.max()) >= size:
+        raise TokenError(
+            "token ids outside the vocabulary",
+            seen=int(tokens.max()),
+            expected=f"ids below {size}",
+            fix="The prompts were made with another model's tokenizer; make them with this one.",
+        )
+    length = prompts.n_positions + (bos is not None)
+    longest = compat.context_length(model)
+    if longest is not None and length > longest:
+        raise TokenError(
+            "prompts longer than the model's context",
+            seen=f"{length} tokens, BOS included",
+            expected=f"at most {longest}",
+            fix="Cut the prompts.",
+        )
+    if bos is not None and bool((tokens[:, 0] == bos).all()):
+        raise TokenError(
+            "BOS is among the content tokens",
+            seen=f"token {bos} at position 0 of every prompt",
+            expected="content tokens only: BOS is put before every prompt by the run",
+            fix="Pass tokens[:, 1:], or prepend_bos=False if it is meant as content.",
+        )
+    pad = compat.padding_token(model)
+    if pad is not None and bool(((tokens[:, 0] == pad) | (tokens[:, -1] == pad)).any()):
+        raise TokenError(
+            "padding among the content tokens",
+            seen=f"padding token {pad} at the edge of a prompt",
+            expected="prompts of one length without padding",
+            fix="Pass attention_mask=... to prompts.from_tokens, which drops the padding.",
+        )
+
+
+def check_finite(
+    states: tuple[int, ...], written: Sequence[tuple[int, Float[Tensor, "state row d_model"]]]
+) -> None:
+    """Raise StateError when a state of (position, tensor) pairs holds NaN or infinity."""
+    for position, tensor in written:
+        # One pass: a NaN or infinity anywhere makes the sum not finite. A sum may also overflow by
+        # itself, so the exact test has the last word.
+        if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+            continue
+        bad = [s for s, x in zip(states, tensor, strict=True) if not bool(torch.isfinite(x).all())]
+        raise StateError(
+            "states are not finite",
+            seen=f"NaN or infinity in h_{bad[0]} at position {position}",
+            expected="finite residual streams",
+            fix="Run the model in float32 or bfloat16 (float16 overflows in some models), and check hooks "
+            "that edit the stream.",
+        )

@@ -1,0 +1,169 @@
+"""Everything that differs between TransformerLens versions and model classes, in one file.
+
+Nothing here imports TransformerLens: models are known by what they offer (`cfg`, `hooks`, `hook_dict`,
+`blocks`), so HookedTransformer (2.x, 3.x) and TransformerBridge (3.x, 4.x) come in by the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tl_emergence.errors import HookError, TokenError
+
+_NEEDED = ("cfg", "hooks", "hook_dict", "run_with_hooks", "blocks")
+
+
+def check_model(model: Any) -> None:
+    """Raise HookError unless `model` offers what a TransformerLens model offers."""
+    missing = [name for name in _NEEDED if not hasattr(model, name)]
+    if missing:
+        raise HookError(
+            "not a TransformerLens model",
+            seen=f"{type(model).__name__} without {', '.join(missing)}",
+            expected="a HookedTransformer or a TransformerBridge",
+            fix="Wrap the model first: TransformerBridge.boot_transformers(name, hf_model=model, ...).",
+        )
+
+
+def n_layers(model: Any) -> int:
+    """Return the number of blocks."""
+    return int(model.cfg.n_layers)
+
+
+def d_model(model: Any) -> int:
+    """Return the width of the residual stream."""
+    return int(model.cfg.d_model)
+
+
+def vocabulary_size(model: Any) -> int:
+    """Return the number of token ids that the model's embedding knows."""
+    return int(model.cfg.d_vocab)
+
+
+def context_length(model: Any) -> int | None:
+    """Return the longest input that the model takes, or None where it does not say."""
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    return int(n_ctx) if n_ctx else None
+
+
+def device(model: Any) -> torch.device:
+    """Return the device of the model's first parameter."""
+    first = next(iter(model.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def residual_hook(model: Any, state: int) -> str:
+    """Return the hook of h_l: the input of block l, or for l = L the output of the last block."""
+    if state < n_layers(model):
+        return f"blocks.{state}.hook_resid_pre"
+    return f"blocks.{state - 1}.hook_resid_post"
+
+
+def norm_modules(model: Any) -> list[nn.Module | None]:
+    """Return the norm that reads each h_l: the first norm of block l, then the final norm.
+
+    None where the architecture has no norm at that place (post-norm models, models without norms).
+    """
+    found = [getattr(block, "ln1", None) for block in model.blocks]
+    return [*found, getattr(model, "ln_final", None)]
+
+
+def has_norms(model: Any) -> bool:
+    """Return whether the model has norms at all (toy models may be built without any)."""
+    return getattr(model.cfg, "normalization_type", "unknown") is not None
+
+
+def weights_processed(model: Any) -> bool:
+    """Return whether the model says that its weights were processed (fold_ln, compatibility mode).
+
+    Whether the gains really are gone is measured in the preflight: processing can leave them alone.
+    """
+    kind = getattr(model.cfg, "normalization_type", None) or ""
+    declared = kind.endswith("Pre") or getattr(model.cfg, "layer_norm_folding", False)
+    return bool(declared or getattr(model, "_weights_processed", False))
+
+
+def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
+    """Return TransformerLens' own context of scoped forward hooks; the caller's hooks stay as they are."""
+    return model.hooks(fwd_hooks=hooks)
+
+
+def run(model: Any, tokens: Tensor) -> None:
+    """Run the model on a batch of tokens and return nothing: hooks collect what is wanted."""
+    model(tokens, return_type=None)
+
+
+def bos_token(model: Any, prepend_bos: bool | None, bos_token_id: int | None) -> int | None:
+    """Return the BOS token to put before every input, or None for no BOS.
+
+    Raises:
+        TokenError: BOS was asked for and neither the caller nor the tokenizer says which token it is.
+    """
+    wanted = prepend_bos
+    if wanted is None:
+        wanted = bos_token_id is not None or bool(getattr(model.cfg, "default_prepend_bos", True))
+    if not wanted:
+        return None
+    tokenizer = getattr(model, "tokenizer", None)
+    found = bos_token_id if bos_token_id is not None else getattr(tokenizer, "bos_token_id", None)
+    if found is None and prepend_bos:
+        raise TokenError(
+            "no BOS token known",
+            seen="prepend_bos=True and a model whose tokenizer names no BOS token",
+            expected="the id of the BOS token",
+            fix="Pass bos_token_id=..., or prepend_bos=False.",
+        )
+    return None if found is None else int(found)
+
+
+def padding_token(model: Any) -> int | None:
+    """Return the tokenizer's padding token where it serves for padding only, else None."""
+    tokenizer = getattr(model, "tokenizer", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    shared = {getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "unk_token_id")}
+    return None if pad is None or pad in shared else int(pad)
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Return what identifies the model in a saved result: JSON values only."""
+    cfg = model.cfg
+    first = next(iter(model.parameters()), None)
+    return {
+        "model": str(getattr(cfg, "model_name", None) or "unnamed"),
+        "model_class": type(model).__name__,
+        "n_layers": n_layers(model),
+        "d_model": d_model(model),
+        "dtype": str(getattr(first, "dtype", "unknown")).removeprefix("torch."),
+        "transformer_lens": package_version("transformer-lens"),
+        "torch": torch.__version__,
+    }
+
+
+def package_version(name: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def silenced(module: nn.Module) -> Iterator[None]:
+    """Call a module of the model without waking any hook that its owner put on it."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    kept = [(part, {name: getattr(part, name) for name in names}) for part in module.modules()]
+    try:
+        for part, hooks in kept:
+            for name, registered in hooks.items():
+                object.__setattr__(part, name, type(registered)())
+        yield
+    finally:
+        for part, hooks in kept:
+            for name, registered in hooks.items():
+                object.__setattr__(part, name, registered)

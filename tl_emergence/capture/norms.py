@@ -1,0 +1,102 @@
+"""What a block's norm does to the residual stream, measured by probing the module itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_emergence.capture import compat
+
+NormKind = Literal["rms", "layer", "none"]
+NormFunction = Callable[[Tensor], Tensor]
+
+# Large against any epsilon under the root, exact in every float format, small enough to square in fp16.
+_PROBE_SCALE = 64.0
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm as a pure function of the state, in the state's own precision: no module, no hook.
+
+    Attributes:
+        kind: "rms" (divide by the root mean square), "layer" (centre first), "none" (identity).
+        gain: Learned gain of each coordinate, as it acts (Gemma's offset of 1 is in it).
+        bias: Learned bias of each coordinate; zeros where there is none.
+        epsilon: Added to the mean square under the root.
+    """
+
+    kind: NormKind
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    epsilon: float
+
+    def __call__(self, x: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row d_model"]:
+        """Apply the norm, learned gain and bias included."""
+        gain, bias = self.gain.to(x), self.bias.to(x)
+        return standardise(x, self.kind, self.epsilon) * gain + bias
+
+
+def standardise(
+    x: Float[Tensor, "*row d_model"], kind: NormKind, epsilon: float = 0.0
+) -> Float[Tensor, "*row d_model"]:
+    """Apply a norm without gain and bias."""
+    if kind == "none":
+        return x
+    if kind == "layer":
+        x = x - x.mean(dim=-1, keepdim=True)
+    return x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+
+
+def probe_norm(module: nn.Module, d_model: int, like: Tensor) -> Norm | None:
+    """Read gain, bias and kind off a norm module by what it does to known vectors.
+
+    A vector v with mean 0 and RMS 1 comes out of RMSNorm and of LayerNorm alike as gain * v + bias, so v
+    and -v give both; adding a constant tells the two kinds apart. So one probe fits every version's
+    naming of weights and offsets. Whether the answer is right is checked on real states in the preflight.
+
+    Returns:
+        The norm, or None when the module is no norm of a kind known here.
+    """
+    v = _zero_mean_unit_rms(d_model).to(like)
+    probes = torch.stack([v, -v, v + 1.0, 2.0 * v])[:, None, :] * _PROBE_SCALE
+    with torch.no_grad(), compat.silenced(module):
+        out = module(probes)
+    if out.shape != probes.shape:
+        return None
+    plus, minus, shifted, doubled = out[:, 0].to(torch.float64)
+    gain = (plus - minus) / (2 * v.to(torch.float64))
+    bias = (plus + minus) / 2
+    tolerance = 4 * torch.finfo(like.dtype).eps * (gain.abs().max() + bias.abs().max())
+    if (doubled - plus).abs().max() > tolerance * _PROBE_SCALE:
+        identity = (plus - probes[0, 0]).abs().max() <= tolerance * _PROBE_SCALE
+        return no_norm(d_model) if identity else None
+    kind: NormKind = "layer" if (shifted - plus).abs().max() <= 8 * tolerance else "rms"
+    return Norm(kind, gain.cpu(), bias.cpu(), _epsilon(module))
+
+
+def no_norm(d_model: int) -> Norm:
+    """Return the identity, for models that read the residual stream as it is."""
+    return Norm("none", torch.ones(d_model), torch.zeros(d_model), 0.0)
+
+
+def _zero_mean_unit_rms(d: int) -> Float[Tensor, " d"]:
+    """Return a vector without a zero entry: p in one half of the places and -q in the other."""
+    n_plus, n_minus = (d + 1) // 2, d // 2
+    p, q = (n_minus / n_plus) ** 0.5, (n_plus / max(n_minus, 1)) ** 0.5
+    v = torch.full((d,), p)
+    v[1::2] = -q
+    return v
+
+
+def _epsilon(module: nn.Module) -> float:
+    for owner in (module, getattr(module, "original_component", None)):
+        for name in ("eps", "variance_epsilon", "epsilon"):
+            value = getattr(owner, name, None)
+            if isinstance(value, float):
+                return value
+    return float(getattr(getattr(module, "cfg", None) or getattr(module, "config", None), "eps", 1e-5))

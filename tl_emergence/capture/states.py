@@ -1,0 +1,206 @@
+"""Macro and micro residual streams of a prompt set, each distinct prefix and each distinct token once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from tl_emergence.capture import compat
+from tl_emergence.capture.checks import check_batch_size, check_finite, check_fits_model, indices
+from tl_emergence.capture.forward import stream_residuals, with_prefix
+from tl_emergence.capture.preflight import preflight
+from tl_emergence.capture.spaces import Reading
+from tl_emergence.capture.storage import BatchJournal, StateStore
+from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
+from tl_emergence.prompts.prompt_set import PromptSet
+
+_PREFLIGHT_ROWS = 3
+
+
+@dataclass(frozen=True)
+class CapturedStates:
+    """The residual streams that a score needs, once for each distinct prefix and token.
+
+    Attributes:
+        prompts: The prompt set.
+        layers: The blocks to score; block l needs h_l and h_{l+1}.
+        positions: The content positions to score.
+        states: The numbers l of the states held, ascending.
+        macro: For each position, h_l of its distinct prefixes.
+        prefix_rows: For each position, which row of `macro` each prompt has.
+        micro: h_l of the distinct tokens at positions 0..max(positions), each run alone.
+        token_rows: Which row of `micro` each prompt has, at each position 0..max(positions).
+        reading: The norms that read the states.
+        provenance: What was run and how: JSON values only.
+    """
+
+    prompts: PromptSet
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    states: tuple[int, ...]
+    macro: tuple[Float[Tensor, "state row d_model"], ...]
+    prefix_rows: tuple[Int[Tensor, " prompt"], ...]
+    micro: Float[Tensor, "state token d_model"]
+    token_rows: Int[Tensor, "pos prompt"]
+    reading: Reading
+    provenance: Mapping[str, Any]
+    keep_alive: object = None  # the store, whose temporary files last as long as the states
+
+    def rms(self, state: int) -> float:
+        """Return the root mean square of h_l over all prompts and scored positions."""
+        index = self.states.index(state)
+        total, count = 0.0, 0
+        for states, rows in zip(self.macro, self.prefix_rows, strict=True):
+            weights = torch.bincount(rows, minlength=states.shape[1]).double()
+            total += float(weights @ states[index].square().mean(dim=-1).double())
+            count += len(rows)
+        return (total / count) ** 0.5
+
+
+def capture_states(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    prepend_bos: bool | None = None,
+    bos_token_id: int | None = None,
+    batch_size: int = 128,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> CapturedStates:
+    """Run a model over a prompt set and keep the residual streams that emergence needs.
+
+    Each distinct prompt runs once and each distinct prefix is kept once; each distinct token runs once,
+    alone (behind BOS, where the model has one). The forward pass ends at the last state needed and
+    starts nothing after it. States are kept in float32 (float64 for float64 models), in memory up to
+    512 MiB and memory-mapped on disk above.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge. Hooks that you have put on it stay in force.
+        prompts: The prompt set.
+        layers: Blocks to score, all by default; negative numbers count from the end.
+        positions: Content positions to score, all by default; negative numbers count from the end.
+        prepend_bos: Put BOS before every prompt and every single token; the model's own habit by default.
+        bos_token_id: The BOS token, where the tokenizer does not say.
+        batch_size: Prompts a forward pass.
+        folder: Keep states and a journal there, so that a run that was stopped goes on.
+        progress: Show progress bars on standard error.
+
+    Raises:
+        HookError: Not a TransformerLens model, or one whose hooks do not mean what they should.
+        TokenError: Tokens outside the vocabulary, BOS or padding among them, prompts too long.
+        SettingError: A layer or position out of range, a batch size below 1.
+        StateError: NaN or infinity in a state.
+
+    Cost: one forward pass without unembedding over the distinct prompts, and one over the distinct
+    tokens; states x distinct prefixes x d_model numbers of storage.
+    """
+    compat.check_model(model)
+    n_layers = compat.n_layers(model)
+    blocks = indices("layer", layers, n_layers)
+    wanted = indices("position", positions, prompts.n_positions)
+    check_batch_size(batch_size)
+    bos = compat.bos_token(model, prepend_bos, bos_token_id)
+    check_fits_model(model, prompts, bos)
+    tokens = prompts.tokens[:, : max(wanted) + 1]
+    held = tuple(sorted({state for block in blocks for state in (block, block + 1)}))
+    device = compat.device(model)
+    probe = with_prefix(tokens[:_PREFLIGHT_ROWS], bos).to(device)
+    report = preflight(model, probe)
+
+    prefixes = prefix_ids(tokens)
+    runs = tokens[first_rows(prefixes[-1])]
+    run_prefixes = prefix_ids(runs)
+    token_rows = number_by_appearance(tokens.t().reshape(-1)).view(tokens.shape[1], -1)
+    vocabulary = tokens.t().reshape(-1)[first_rows(token_rows.reshape(-1))]
+
+    dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    width = compat.d_model(model)
+    rows = [int(run_prefixes[t].max()) + 1 for t in wanted]
+    size = len(held) * (sum(rows) + len(vocabulary)) * width * dtype.itemsize
+    store = StateStore(size, folder)
+    macro = tuple(
+        store.tensor(f"position-{t}", (len(held), n, width), dtype) for t, n in zip(wanted, rows, strict=True)
+    )
+    micro = store.tensor("micro", (len(held), len(vocabulary), width), dtype)
+    journal = BatchJournal(None if folder is None else folder / "journal.jsonl")
+    offset = 0 if bos is None else 1
+    passes = [
+        *_batches("micro", vocabulary[:, None], batch_size, [(offset, torch.arange(len(vocabulary)), micro)]),
+        *_batches(
+            "macro",
+            runs,
+            batch_size,
+            [(offset + t, first_rows(run_prefixes[t]), macro[i]) for i, t in enumerate(wanted)],
+        ),
+    ]
+    with tqdm(total=len(passes), desc="residual streams", unit="batch", disable=not progress) as bar:
+        for name, batch, targets in passes:
+            written = [target for _, _, target in targets]
+            if not journal.has(name, written):
+                stream_residuals(model, with_prefix(batch, bos).to(device), held, _writer(held, targets))
+                check_finite(held, [(position - offset, t) for position, _, t in targets])
+                journal.add(name, written)
+            bar.update()
+    provenance = {
+        **compat.describe(model),
+        "gains_folded": report.folded,
+        "centred": report.centred,
+        "bos_token_id": bos,
+        "batch_size": batch_size,
+        "state_dtype": str(dtype).removeprefix("torch."),
+    }
+    return CapturedStates(
+        prompts=prompts,
+        layers=blocks,
+        positions=wanted,
+        states=held,
+        macro=macro,
+        prefix_rows=tuple(prefixes[t] for t in wanted),
+        micro=micro,
+        token_rows=token_rows,
+        reading=Reading(report.norms, report.reasons, report.folded),
+        provenance=provenance,
+        keep_alive=store,
+    )
+
+
+Target = tuple[int, Int[Tensor, " row"], Float[Tensor, "state row d_model"]]
+"""Where a batch's states go: position in the input, rows of the batch, slice of the store."""
+
+
+def _batches(
+    name: str, tokens: Int[Tensor, "row pos"], batch_size: int, kept: list[Target]
+) -> Iterator[tuple[str, Int[Tensor, "row pos"], list[Target]]]:
+    """Cut a run into batches; each prefix is taken from the first prompt that has it.
+
+    Prefixes are numbered by first appearance, so those that a batch brings are one slice of the store.
+    """
+    for start in range(0, len(tokens), batch_size):
+        end = min(start + batch_size, len(tokens))
+        targets: list[Target] = []
+        for position, first, store in kept:
+            low, high = torch.searchsorted(first, torch.tensor([start, end])).tolist()
+            if high > low:
+                targets.append((position, first[low:high] - start, store[:, low:high]))
+        yield f"{name}-{start}-{end}", tokens[start:end], targets
+
+
+def _writer(held: tuple[int, ...], targets: list[Target]) -> Callable[[int, Tensor], None]:
+    place = {state: index for index, state in enumerate(held)}
+
+    def write(state: int, tensor: Float[Tensor, "batch pos d_model"]) -> None:
+        by_position = rearrange(tensor, "batch pos d_model -> pos batch d_model")
+        for position, rows, store in targets:
+            store[place[state]].copy_(by_position[position][rows.to(tensor.device)])
+
+    return write

@@ -1,0 +1,108 @@
+"""The exact value of every score on a prompt set: what a perfect estimator would say, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_emergence.capture.checks import indices
+from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits
+from tl_emergence.prompts.prefixes import prefix_ids
+from tl_emergence.prompts.prompt_set import PromptSet
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Exact Shannon values in bits for every scored block and position.
+
+    A transformer is almost surely injective from prompts to states (arXiv 2510.15511), so for l >= 1 the
+    macro information is the entropy of the prefix s_0..s_t and the micro information that of the token
+    s_t; h_0 is the embedding, so at l = 0 macro is the token's entropy too.
+    """
+
+    macro: Float[Tensor, "layer pos"]
+    micro: Float[Tensor, "layer pos"]
+    emergence: Float[Tensor, "layer pos"]
+
+
+def exact_emergence(
+    prompts: PromptSet,
+    *,
+    layers: Sequence[int],
+    positions: Sequence[int] | None = None,
+    micro: str = "alone",
+) -> Ceiling:
+    """Return the ceiling of a prompt set: plug-in entropies of its prefixes and tokens.
+
+    macro[l,t] = H(s_0..s_t) for l >= 1 and H(s_t) for l = 0; micro[l,t] = H(s_t);
+    emergence[l,t] = macro[l,t] - mean(micro[l,0..t]) (arXiv 2405.12617, equation 3, at every position).
+
+    Args:
+        prompts: The prompt set; no model is needed.
+        layers: Numbers of the blocks, from 0.
+        positions: Content positions, all by default.
+        micro: "alone", or "first" for micro[l,t] = macro[l,0] at every t.
+
+    Cost: one sort of N numbers a position; 303,600 prompts of 8 tokens take a fraction of a second.
+
+    Example:
+        >>> lists = demonstrations("country", tokenizer, n="all")
+        >>> round(float(exact_emergence(lists, layers=[1]).emergence[0, -1]), 4)
+        15.8899
+    """
+    wanted = indices("position", positions, prompts.n_positions)
+    prefix = _entropies(prefix_ids(prompts.tokens[:, : max(wanted) + 1]))
+    token = _entropies(prompts.tokens[:, : max(wanted) + 1].t())
+    return _ceiling(prefix, token, layers, wanted, micro)
+
+
+def exact_population(
+    prompts: PromptSet, *, layers: Sequence[int], positions: Sequence[int] | None = None
+) -> Ceiling:
+    """Return the ceiling of the population that a prompt set was drawn from: another number.
+
+    In closed form where the set knows its population (demonstrations), else the Miller-Madow estimate.
+
+    Raises:
+        SettingError: The population is not known and more than half of the prompts are singletons.
+
+    Example:
+        >>> some = demonstrations("country", tokenizer, n=512)
+        >>> round(float(exact_population(some, layers=[1]).macro[0, -1]), 4)
+        18.2118
+    """
+    wanted = indices("position", positions, prompts.n_positions)
+    last = max(wanted) + 1
+    if prompts.population is not None:
+        prefix, token = prompts.population.prefix_bits[:last], prompts.population.token_bits[:last]
+    else:
+        estimated = [
+            [miller_madow_bits(ids) for ids in rows]
+            for rows in (prefix_ids(prompts.tokens[:, :last]), prompts.tokens[:, :last].t())
+        ]
+        prefix, token = (torch.tensor(values, dtype=torch.float64) for values in estimated)
+    return _ceiling(prefix, token, layers, wanted, "alone")
+
+
+def _entropies(ids: Int[Tensor, "pos prompt"]) -> Float[Tensor, " pos"]:
+    return torch.tensor([entropy_bits(row) for row in ids], dtype=torch.float64)
+
+
+def _ceiling(
+    prefix: Float[Tensor, " pos"],
+    token: Float[Tensor, " pos"],
+    layers: Sequence[int],
+    positions: tuple[int, ...],
+    micro: str,
+) -> Ceiling:
+    alone = token if micro == "alone" else token[:1].expand(len(token))
+    mean = alone.cumsum(0) / torch.arange(1, len(alone) + 1)
+    macro = torch.stack([prefix if layer > 0 else token for layer in layers])
+    chosen = list(positions)
+    per_layer = repeat(torch.stack([alone, mean]), "kind pos -> kind layer pos", layer=len(layers))
+    return Ceiling(macro[:, chosen], per_layer[0][:, chosen], (macro - per_layer[1])[:, chosen])

@@ -1,0 +1,106 @@
+"""The folder of a run that can be stopped and goes on: what was asked, and the parts that are done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_emergence.errors import SettingError
+from tl_emergence.estimators.interface import ChainEstimate
+from tl_emergence.files import (
+    read_bytes,
+    read_json,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    to_json,
+    write_atomically,
+)
+
+
+class Workspace:
+    """Finished parts of a run, each written once, by atomic rename, under the name of what it is.
+
+    Args:
+        folder: The folder; None keeps nothing.
+        request: Everything that the numbers depend on: JSON values only.
+
+    Raises:
+        SettingError: The folder holds parts of another run.
+    """
+
+    def __init__(self, folder: Path | None, request: Mapping[str, Any]) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        wanted = json.loads(json.dumps(dict(request)))
+        path = folder / "run.json"
+        if path.exists():
+            found = read_json(path)
+            different = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
+            if different:
+                raise SettingError(
+                    "the work folder belongs to another run",
+                    seen=f"{folder}, which differs in {', '.join(different)}",
+                    expected="an empty folder, or the folder of this very run",
+                    fix="Name another folder, delete this one, or repeat the options of its run.",
+                )
+        else:
+            write_atomically(path, to_json(wanted))
+
+    def subfolder(self, name: str) -> Path | None:
+        """Return a folder for one part's own files, or None when nothing is kept."""
+        return None if self.folder is None else self.folder / name
+
+    def load(self, part: str) -> ChainEstimate | None:
+        """Return a finished part, or None when it is not there."""
+        if self.folder is None or not self._path(part).exists():
+            return None
+        path = self._path(part)
+        tensors = tensors_from_bytes(read_bytes(path), path)
+        header = json.loads(bytes(tensors.pop("header").tolist()))
+        return ChainEstimate(
+            bits=tensors["bits"],
+            stderr=tensors["stderr"],
+            mean_stderr=tensors["mean_stderr"],
+            closest=tensors["closest"],
+            pointwise=tensors.get("pointwise"),
+            subsamples={n: tensors[f"subsample.{n}"] for n in header["subsamples"]},
+            cap_bits=header["cap_bits"],
+            direction=header["direction"],
+            settings=header["settings"],
+        )
+
+    def save(self, part: str, estimate: ChainEstimate) -> None:
+        """Keep a finished part."""
+        if self.folder is None:
+            return
+        header = {
+            "cap_bits": estimate.cap_bits,
+            "direction": estimate.direction,
+            "settings": dict(estimate.settings),
+            "subsamples": list(estimate.subsamples),
+        }
+        names = ("bits", "stderr", "mean_stderr", "closest", "pointwise")
+        tensors = {n: getattr(estimate, n) for n in names if getattr(estimate, n) is not None}
+        tensors |= {f"subsample.{n}": t for n, t in estimate.subsamples.items()}
+        tensors["header"] = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
+        write_atomically(self._path(part), tensors_to_bytes(tensors))
+
+    def _path(self, part: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "parts" / f"{part}.safetensors"
+
+
+def weights_fingerprint(model: Any) -> str:
+    """Return a short hash of some entries of every parameter: enough to tell two models apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // 64)][:64].double().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

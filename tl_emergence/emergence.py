@@ -1,0 +1,381 @@
+"""Information emergence: what a block carries of the whole prompt, minus what it carries of single tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tl_emergence.capture import compat
+from tl_emergence.capture.cached import CacheNorms, states_from_cache
+from tl_emergence.capture.shuffled import shuffled_weights
+from tl_emergence.capture.spaces import Space
+from tl_emergence.capture.states import CapturedStates, capture_states
+from tl_emergence.checkpoints import Workspace, weights_fingerprint
+from tl_emergence.errors import SettingError, unknown_name
+from tl_emergence.estimators.interface import Estimator, generator_for
+from tl_emergence.estimators.registry import check_options, get_estimator
+from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
+from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
+from tl_emergence.scoring import Micro, score
+
+CONTROLS = ("shuffled_weights", "shuffled_tokens")
+"""The names that `controls=` knows."""
+
+
+class EmergenceWarning(UserWarning):
+    """Something was decided for the caller that changes what the numbers mean."""
+
+
+@overload
+def information_emergence(
+    model: Any,
+    prompts: PromptSet | Tensor,
+    *,
+    sigma: float | None = None,
+    space: Space | None = None,
+    **settings: Any,
+) -> EmergenceResult: ...
+@overload
+def information_emergence(
+    model: Any,
+    prompts: PromptSet | Tensor,
+    *,
+    sigma: Sequence[float],
+    space: Space | None = None,
+    **settings: Any,
+) -> SigmaSweep: ...
+@overload
+def information_emergence(
+    model: Any,
+    prompts: PromptSet | Tensor,
+    *,
+    sigma: float | Sequence[float] | None = None,
+    space: Sequence[Space],
+    **settings: Any,
+) -> SpaceComparison: ...
+def information_emergence(
+    model: Any,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
+    *,
+    estimator: str = "noise",
+    sigma: float | Sequence[float] | None = None,
+    space: Space | Sequence[Space] | None = None,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    controls: Sequence[str] = (),
+    micro: Micro = "alone",
+    prepend_bos: bool | None = None,
+    bos_token_id: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    workdir: str | PathLike[str] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> AnyResult:
+    """Measure the information emergence of every block and position of a model.
+
+    emergence[l,t] = I(h_l^t ; h_{l+1}^t) - mean over t' <= t of I(m_l(s_t') ; m_{l+1}(s_t'))   in bits,
+
+    the information between a block's input and output in the whole prompt, minus the mean of its tokens
+    run alone (Chen et al., arXiv 2405.12617, equation 3; the paper's E(l) is the last position).
+    Macro and micro share estimator, sigma, space, sample size and seed.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge. Hooks that you have put on it stay in force.
+        prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS.
+        estimator: A name from `tl_emergence.estimators.ESTIMATORS`.
+        sigma: Noise level in units of the space; several give a `SigmaSweep`.
+        space: "read" (as the reading block's norm sees the state, gain included, RMS 1), "unit" (without
+            the gain) or "resid" (raw, in units of its RMS over the set); several give a `SpaceComparison`.
+            By default "read", or "unit" with a warning where the gains are folded into the weights.
+        layers: Blocks, all by default; negative numbers count from the end.
+        positions: Content positions, all by default; negative numbers count from the end.
+        controls: "shuffled_weights" (entries of every weight matrix permuted, restored afterwards) and
+            "shuffled_tokens" (tokens of each position permuted across prompts). Neither is expected to be
+            0; each result carries its own ceiling.
+        micro: "alone" runs each token behind BOS alone; "first" takes micro[l,t] = macro[l,0], as the
+            reference implementation of the paper does.
+        prepend_bos: Put BOS before every prompt and single token; the model's own habit by default.
+        bos_token_id: The BOS token, where the tokenizer does not say.
+        batch_size: Prompts a forward pass.
+        seed: Seed of every random draw. Global random state is not touched.
+        workdir: Keep finished parts there, so that a run that was stopped goes on; delete it afterwards.
+        progress: Show progress bars on standard error.
+        options: What the estimator takes besides (`draws` for `noise`).
+
+    Returns:
+        An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces.
+
+    Raises:
+        HookError: Not a TransformerLens model, or hooks that do not mean what their names say.
+        TokenError: Prompts that the model cannot run, or with BOS or padding among the content.
+        SettingError: Anything out of range or unknown; `read` where it cannot be had.
+        StateError: NaN or infinity in a state.
+        ResultFileError: A work folder that cannot be written.
+
+    Cost: one forward pass without unembedding over the distinct prompts (and one more a control), then
+    the estimator's: for `noise` with N distinct prefixes 2 (1 + draws) N^2 d operations a state and
+    position. The model is left bit for bit as it was, whatever happens.
+
+    Example:
+        >>> result = information_emergence(model, tokens, seed=0)
+        >>> result
+        EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
+    """
+    compat.check_model(model)
+    prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
+    chosen = get_estimator(estimator)
+    check_options(chosen, options)
+    sigmas = _sigmas(chosen, sigma)
+    _check_controls(controls)
+    capture_settings = {
+        "layers": layers,
+        "positions": positions,
+        "prepend_bos": prepend_bos,
+        "bos_token_id": bos_token_id,
+        "batch_size": batch_size,
+    }
+    request = {
+        "model": compat.describe(model),
+        "weights": weights_fingerprint(model),
+        "prompts": prompt_set.content_hash,
+        "estimator": {"name": estimator, "sigma": sigmas, **options},
+        "space": space if space is None or isinstance(space, str) else list(space),
+        "controls": sorted(controls),
+        "micro": micro,
+        "seed": seed,
+        "tl_emergence": compat.package_version("tl-emergence"),
+        **{name: _plain(value) for name, value in capture_settings.items()},
+    }
+    workspace = Workspace(None if workdir is None else Path(workdir), request)
+    spaces: tuple[Space, ...] | None = None
+    runs: dict[str, dict[str, list[EmergenceResult]]] = {}
+    for run in ("model", *dict.fromkeys(controls)):
+        states = _captured(model, prompt_set, run, seed, workspace, progress, capture_settings)
+        if spaces is None:
+            spaces = _spaces(space, states, stacklevel=3)
+        runs[run] = {
+            name: score(
+                states,
+                estimator=chosen,
+                sigmas=sigmas,
+                space=name,
+                seed=seed,
+                micro=micro,
+                options=options,
+                workspace=workspace,
+                part=run,
+                device=compat.device(model),
+                progress=progress,
+            )
+            for name in spaces
+        }
+        del states  # their memory and files, before the next run captures its own
+    return _assembled(runs, sigmas, sigma, space)
+
+
+def information_emergence_from_cache(
+    cache: Mapping[str, Tensor],
+    micro_cache: Mapping[str, Tensor],
+    *,
+    tokens: PromptSet | Int[Tensor, "prompt pos"],
+    micro_tokens: Int[Tensor, " token"],
+    n_prefix: int = 1,
+    norms: CacheNorms | None = None,
+    attention_mask: Int[Tensor, "prompt cached"] | Bool[Tensor, "prompt cached"] | None = None,
+    estimator: str = "noise",
+    sigma: float | Sequence[float] | None = None,
+    space: Space | Sequence[Space] | None = None,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    micro: Micro = "alone",
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> AnyResult:
+    """Measure information emergence from activation caches that you already have.
+
+    Args:
+        cache: Any mapping from TransformerLens hook names to [prompt, pos, d_model], such as an
+            ActivationCache, with `blocks.{l}.hook_resid_pre` of every block scored and
+            `blocks.{L-1}.hook_resid_post`.
+        micro_cache: The same hooks for distinct tokens run alone: [token, n_prefix + 1, d_model].
+        tokens: Content tokens of the prompts (no BOS), or a `PromptSet`.
+        micro_tokens: The token of each row of `micro_cache`, each once.
+        n_prefix: Leading cache positions that are no content (1 for BOS).
+        norms: The norm that reads each state: first norm of every block, then the final norm. Required
+            for space="read"; without it the default is "unit", with a warning.
+        attention_mask: The mask of a padded run, BOS included: padding may stand on either side.
+        estimator: As in `information_emergence`, like all that follow.
+        sigma: Noise level or levels.
+        space: Coordinates.
+        layers: Blocks.
+        positions: Content positions.
+        micro: "alone" or "first".
+        seed: Seed of every random draw.
+        progress: Show progress bars.
+        options: What the estimator takes besides.
+
+    Raises:
+        StateError: Hooks missing, shapes that do not fit the tokens, tokens without a micro state,
+            prompts with the same prefix but different states, NaN or infinity.
+        TokenError: Tokens of a wrong shape or dtype.
+        SettingError: Anything out of range or unknown.
+
+    Example:
+        >>> _, cache = model.run_with_cache(tokens)
+        >>> distinct = tokens.unique()
+        >>> _, micro_cache = model.run_with_cache(distinct[:, None])
+        >>> information_emergence_from_cache(
+        ...     cache, micro_cache, tokens=tokens, micro_tokens=distinct, n_prefix=0, space="unit"
+        ... )
+        EmergenceResult(from cache, 8 prompts, noise, space unit, sigma 0.5, 2 layers x 3 positions)
+    """
+    prompt_set = tokens if isinstance(tokens, PromptSet) else from_tokens(tokens)
+    chosen = get_estimator(estimator)
+    check_options(chosen, options)
+    sigmas = _sigmas(chosen, sigma)
+    states = states_from_cache(
+        cache,
+        micro_cache,
+        prompt_set,
+        micro_tokens,
+        n_prefix=n_prefix,
+        norms=norms,
+        layers=layers,
+        positions=positions,
+        attention_mask=attention_mask,
+    )
+    scored = {
+        name: score(
+            states,
+            estimator=chosen,
+            sigmas=sigmas,
+            space=name,
+            seed=seed,
+            micro=micro,
+            options=options,
+            workspace=Workspace(None, {}),
+            part="model",
+            device=torch.device("cpu"),
+            progress=progress,
+        )
+        for name in _spaces(space, states, stacklevel=3)
+    }
+    return _assembled({"model": scored}, sigmas, sigma, space)
+
+
+def _captured(
+    model: Any,
+    prompts: PromptSet,
+    run: str,
+    seed: int,
+    workspace: Workspace,
+    progress: bool,
+    settings: Mapping[str, Any],
+) -> CapturedStates:
+    """Capture the states of the model itself or of one control."""
+    folder = workspace.subfolder(f"states-{run}")
+    if run == "shuffled_weights":
+        with shuffled_weights(model, seed=seed):
+            return capture_states(model, prompts, folder=folder, progress=progress, **settings)
+    if run == "shuffled_tokens":
+        prompts = _with_shuffled_tokens(prompts, seed)
+    return capture_states(model, prompts, folder=folder, progress=progress, **settings)
+
+
+def _with_shuffled_tokens(prompts: PromptSet, seed: int) -> PromptSet:
+    """Permute the tokens of each position across prompts: marginals stay, the joint goes."""
+    columns = [
+        column[torch.randperm(len(prompts), generator=generator_for(seed, "shuffled_tokens", t))]
+        for t, column in enumerate(prompts.tokens.unbind(dim=1))
+    ]
+    details = {**prompts.details, "shuffled_tokens": {"seed": seed, "of": prompts.content_hash}}
+    name = f"{prompts.name}, tokens shuffled"
+    return PromptSet(torch.stack(columns, dim=1), prompts.labels, name, details=details)
+
+
+def _assembled(
+    runs: Mapping[str, Mapping[str, list[EmergenceResult]]],
+    sigmas: tuple[float, ...],
+    sigma: float | Sequence[float] | None,
+    space: str | Sequence[str] | None,
+) -> AnyResult:
+    """Give each result its controls, and the caller the shape that was asked for."""
+    from dataclasses import replace
+
+    by_space: dict[str, EmergenceResult | SigmaSweep] = {}
+    for name, results in runs["model"].items():
+        complete = [
+            replace(found, controls={c: runs[c][name][s] for c in runs if c != "model"})
+            for s, found in enumerate(results)
+        ]
+        several = sigma is not None and not isinstance(sigma, int | float)
+        by_space[name] = SigmaSweep(dict(zip(sigmas, complete, strict=True))) if several else complete[0]
+    if space is None or isinstance(space, str):
+        return next(iter(by_space.values()))
+    return SpaceComparison(by_space)
+
+
+def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tuple[float, ...]:
+    if sigma is None:
+        return (estimator.default_sigma,)
+    if isinstance(sigma, int | float):
+        return (float(sigma),)
+    levels = tuple(float(level) for level in sigma)
+    if not levels or len(set(levels)) != len(levels):
+        raise SettingError(
+            "noise levels not usable",
+            seen=levels or "none",
+            expected="at least one, each once",
+            fix="Pass a number or several different ones: sigma=(0.25, 0.5, 1, 2).",
+        )
+    return levels
+
+
+def _check_controls(controls: Sequence[str]) -> None:
+    names = [controls] if isinstance(controls, str) else list(controls)
+    for name in names:
+        if name not in CONTROLS:
+            raise unknown_name("control", name, CONTROLS)
+    if isinstance(controls, str):
+        raise SettingError(
+            "controls is one string",
+            seen=repr(controls),
+            expected="a sequence of names",
+            fix=f"Pass controls=({controls!r},).",
+        )
+
+
+def _spaces(
+    space: Space | Sequence[Space] | None, states: CapturedStates, stacklevel: int
+) -> tuple[Space, ...]:
+    if isinstance(space, str):
+        return (space,)
+    if space is not None:
+        return tuple(dict.fromkeys(space))
+    default = states.reading.default_space
+    if default != "read":
+        why = (
+            "its norm gains are folded into the weights"
+            if states.reading.folded
+            else "not every norm is known"
+        )
+        warnings.warn(
+            f"space='unit' was chosen, not 'read': {why}. Bits depend on the space: compare at equal space "
+            "only. Pass space= to choose, and to silence this.",
+            EmergenceWarning,
+            stacklevel=stacklevel,
+        )
+    return (default,)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,59 @@
+"""The typed errors of the package: each says what was seen, what was expected and what to do."""
+
+
+class EmergenceError(Exception):
+    """Base of every error that tl_emergence raises on purpose.
+
+    Args:
+        what: The thing that is wrong, in a few words.
+        seen: What was found.
+        expected: What would have been right.
+        fix: What the caller can do about it.
+
+    The message joins the four; they also stay readable as attributes of the same names.
+    """
+
+    def __init__(self, what: str, *, seen: object, expected: str, fix: str) -> None:
+        self.what, self.seen, self.expected, self.fix = what, seen, expected, fix
+        super().__init__(f"{what}: saw {seen}; expected {expected}. {fix}")
+
+
+class TokenError(EmergenceError, ValueError):
+    """Tokens or prompts that cannot be measured: shape, dtype, length, vocabulary, tokenizer."""
+
+
+class StateError(EmergenceError, ValueError):
+    """Hidden states that cannot be measured: shape, missing hook, NaN or infinity."""
+
+
+class SettingError(EmergenceError, ValueError):
+    """An option out of its range, or a name that nothing has."""
+
+
+class HookError(EmergenceError, RuntimeError):
+    """A model whose hooks are missing, or do not mean what their names say."""
+
+
+class ModelLoadError(EmergenceError, RuntimeError):
+    """A model that cannot be loaded: unknown name, folder without a checkpoint, damaged file."""
+
+
+class MissingPackageError(EmergenceError, ImportError):
+    """An optional package that this call needs and that is not installed."""
+
+
+class ResultFileError(EmergenceError, OSError):
+    """A saved result that cannot be read or written: damaged, truncated, missing, not writable."""
+
+    def __str__(self) -> str:
+        # OSError.__str__ prints errno and file name when it can; the four-part message says more.
+        return str(self.args[0])
+
+
+def unknown_name(kind: str, seen: str, known: "list[str] | tuple[str, ...]") -> SettingError:
+    """Return the error for a name that nothing has, with the nearest known name as a hint."""
+    import difflib
+
+    close = difflib.get_close_matches(seen, known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
+    return SettingError(f"unknown {kind}", seen=repr(seen), expected=f"one of {sorted(known)}", fix=hint)

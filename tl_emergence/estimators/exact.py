@@ -1,0 +1,147 @@
+"""Exact Shannon information of a finite set: entropies of identities, whatever the coordinates.
+
+A transformer is deterministic and almost surely injective from prompts to states (arXiv 2510.15511), so
+on a finite prompt set the information between two states is the entropy of what the earlier one
+distinguishes. This is the ceiling of every other number in the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_emergence.errors import SettingError
+from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain
+
+_PAIRWISE_UP_TO = 16_384
+
+
+def entropy_bits(ids: Int[Tensor, " row"]) -> float:
+    """Return the plug-in entropy H = log2 N - (1/N) sum_k n_k log2 n_k of identities, in bits.
+
+    Counts are integers and N log2 N terms are summed in float64: exact to about 1e-12.
+
+    Example:
+        >>> import torch
+        >>> entropy_bits(torch.tensor([0, 1, 2, 2]))
+        1.5
+    """
+    counts = torch.unique(ids, return_counts=True)[1].to(torch.float64)
+    n = len(ids)
+    return math.log2(n) - float((counts * counts.log2()).sum()) / n
+
+
+def miller_madow_bits(ids: Int[Tensor, " row"]) -> float:
+    """Estimate the entropy of the population behind a sample of identities, in bits.
+
+    Plug-in entropy plus (K - 1) / (2 N ln 2), with K the identities seen (Miller 1955).
+
+    Raises:
+        SettingError: More than half of the rows are singletons: the sample says too little about the
+            population for any correction.
+
+    Example:
+        >>> import torch
+        >>> round(miller_madow_bits(torch.tensor([0, 0, 1, 1])), 4)
+        1.1803
+    """
+    counts = torch.unique(ids, return_counts=True)[1]
+    singletons = int((counts == 1).sum())
+    if 2 * singletons > len(ids):
+        raise SettingError(
+            "population entropy cannot be estimated",
+            seen=f"{singletons} of {len(ids)} rows occur once",
+            expected="at most half",
+            fix="Draw more prompts, or use a prompt set whose population is known (demonstrations).",
+        )
+    return entropy_bits(ids) + (len(counts) - 1) / (2 * len(ids) * math.log(2))
+
+
+def row_ids(x: Float[Tensor, "row d"]) -> Int[Tensor, " row"]:
+    """Number the distinct rows of a matrix: rows are the same when every bit of their values is."""
+    return torch.unique(x, dim=0, return_inverse=True)[1]
+
+
+def closest_distance(x: Float[Tensor, "row d"]) -> float:
+    """Return the smallest Euclidean distance between two rows; inf for one row, NaN above 16,384 rows.
+
+    Cost: N^2 d operations, in chunks; not done for more rows than that.
+    """
+    if len(x) > _PAIRWISE_UP_TO:
+        return math.nan
+    smallest = math.inf
+    for start in range(0, len(x), 1024):
+        gaps = torch.cdist(x[start : start + 1024], x)
+        gaps.diagonal(start).fill_(math.inf)
+        smallest = min(smallest, float(gaps.min()))
+    return smallest
+
+
+@dataclass(frozen=True)
+class ExactEstimator:
+    """The `exact` estimator: H(x) + H(y) - H(x, y) of the identities of rows."""
+
+    name: str = "exact"
+    measures: str = "what a perfect estimator would say on this set: the ceiling, whatever the model"
+    default_sigma: float = 0.0
+    options: tuple[str, ...] = ()
+
+    def pair(
+        self,
+        x: Float[Tensor, "sample d_x"],
+        y: Float[Tensor, "sample d_y"],
+        *,
+        sigma: float = 0.0,
+        seed: int = 0,
+    ) -> Estimate:
+        """Return the information between the identities of the rows of x and those of y."""
+        _refuse_noise(sigma)
+        ids_x, ids_y = row_ids(x), row_ids(y)
+        joint = ids_x * (int(ids_y.max()) + 1) + ids_y
+        bits = max(0.0, entropy_bits(ids_x) + entropy_bits(ids_y) - entropy_bits(joint))
+        settings = {
+            "estimator": self.name,
+            "distinct_x": int(ids_x.max()) + 1,
+            "distinct_y": int(ids_y.max()) + 1,
+            "closest_x": closest_distance(x.unique(dim=0)),
+            "closest_y": closest_distance(y.unique(dim=0)),
+        }
+        return Estimate(bits, 0.0, None, False, "exact", settings=settings)
+
+    def chain(self, chain: StateChain, *, sigmas: Sequence[float], seed: int = 0) -> ChainEstimate:
+        """Return the information between the row identities of neighbouring states."""
+        for sigma in sigmas:
+            _refuse_noise(sigma)
+        ids = [row_ids(states) for states in chain.states]
+        bits = torch.zeros(len(sigmas), len(chain.pairs), len(chain.rows), dtype=torch.float64)
+        for k, (i, j) in enumerate(chain.pairs):
+            joint = ids[i] * (int(ids[j].max()) + 1) + ids[j]
+            for t, rows in enumerate(chain.rows):
+                parts = (entropy_bits(ids[i][rows]), entropy_bits(ids[j][rows]), entropy_bits(joint[rows]))
+                bits[:, k, t] = max(0.0, parts[0] + parts[1] - parts[2])
+        return ChainEstimate(
+            bits=bits,
+            stderr=torch.zeros_like(bits),
+            mean_stderr=torch.zeros_like(bits),
+            cap_bits=None,
+            direction="exact",
+            pointwise=None,
+            subsamples={},
+            closest=torch.tensor([closest_distance(x.unique(dim=0)) for x in chain.states]),
+            settings={"estimator": self.name},
+        )
+
+
+def _refuse_noise(sigma: float) -> None:
+    if sigma != 0.0:
+        raise SettingError(
+            "exact takes no noise",
+            seen=f"sigma={sigma}",
+            expected="sigma 0",
+            fix="Use estimator='noise' for the information at a resolution sigma.",
+        )

@@ -1,0 +1,92 @@
+"""The mutual information of two matrices, by any estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_emergence.errors import StateError
+from tl_emergence.estimators.interface import Estimate
+from tl_emergence.estimators.registry import check_options, get_estimator
+
+
+def mutual_information(
+    x: Float[Tensor, "sample d_x"],
+    y: Float[Tensor, "sample d_y"],
+    *,
+    estimator: str = "noise",
+    sigma: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Estimate:
+    """Estimate I(x; y) in bits from paired rows, as they are: no space, no normalisation.
+
+    Args:
+        x: One row a sample; float16 and bfloat16 are upcast, nothing else is done to the values.
+        y: One row a sample, paired with x.
+        estimator: A name from `tl_emergence.estimators.ESTIMATORS`.
+        sigma: Noise level in the units of x and y; by default 0.5 for `noise`, none for `exact`.
+        seed: Seed of every random draw. Global random state is not touched.
+        options: What the estimator takes besides (`draws` for `noise`).
+
+    Returns:
+        The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.
+
+    Raises:
+        StateError: Not two float matrices with the same N >= 2 rows, NaN or infinity.
+        SettingError: Unknown estimator or option, sigma out of range.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0], [-1.0]])
+        >>> mutual_information(x, x, sigma=0.1)
+        Estimate(1.000 ± 0.000 bits, noise, cap 1.00, saturated)
+    """
+    chosen = get_estimator(estimator)
+    check_options(chosen, options)
+    x, y = _checked("x", x), _checked("y", y)
+    if len(x) != len(y):
+        raise StateError(
+            "x and y are not paired",
+            seen=f"{len(x)} rows of x and {len(y)} of y",
+            expected="one row of each for every sample",
+            fix="Pass matrices over the same samples in the same order.",
+        )
+    level = chosen.default_sigma if sigma is None else sigma
+    return chosen.pair(x, y, sigma=level, seed=seed, **options)
+
+
+def _checked(name: str, x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise StateError(
+            f"{name} is not a float tensor",
+            seen=str(x.dtype) if isinstance(x, Tensor) else type(x).__name__,
+            expected="a float tensor [sample, d]",
+            fix="Convert it: torch.as_tensor(values, dtype=torch.float32).",
+        )
+    if x.ndim != 2 or x.shape[1] < 1:
+        raise StateError(
+            f"{name} has the wrong shape",
+            seen=tuple(x.shape),
+            expected="[sample, d] with at least one column",
+            fix="Pick one layer and position, or reshape: einops.rearrange(x, 'n ... -> n (...)').",
+        )
+    if len(x) < 2:
+        raise StateError(
+            f"{name} has too few rows",
+            seen=len(x),
+            expected="at least 2",
+            fix="Information is measured over a set of samples: pass more.",
+        )
+    if not bool(torch.isfinite(x).all()):
+        row = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
+        raise StateError(
+            f"{name} is not finite",
+            seen=f"NaN or infinity in row {row}",
+            expected="finite values",
+            fix="Find where they come from; dropping rows would change the set that is measured.",
+        )
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))

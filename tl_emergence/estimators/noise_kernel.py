@@ -1,0 +1,226 @@
+"""The inner loop of the noise estimator: Gaussian mixtures centred on the rows of consecutive states.
+
+For row i, a draw z and noise sigma, the mixture density at u = x_i + sigma z is, up to a factor that
+cancels between joint and marginals,
+
+    K_ij = exp( -|u - x_j|^2 / 2 sigma^2 + |u - x_i|^2 / 2 sigma^2 )
+         = exp( -|x_i - x_j|^2 / 2 sigma^2  +  z . (x_j - x_i) / sigma ),        K_ii = 1.
+
+Four things follow, and make the loop fast. The first term is one Gram matrix for every sigma, the second
+one product z X^T for every sigma. A draw z and its mirror -z share that product: each draw is such a pair,
+and the mean of the two is one independent value with less spread than two draws apart. The exponent is at
+most (z . e)^2 / 2 for the unit vector e along x_j - x_i, about 20 in practice, and the row's own term is
+1: no running maximum is needed. And the joint kernel of two states is the product of their kernels, so a
+joint density costs no exponential.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_LOG2_E = math.log2(math.e)
+
+# Rows handled at a time: enough for fast matrix products, few enough that the kernel matrices of one
+# sigma stay below 32 MiB in float32.
+_CHUNK_ROWS = 512
+_CHUNK_ENTRIES = 2**23
+# Entries taken through all elementwise operations together, while they are in cache.
+_BLOCK_ENTRIES = 2**20
+# Up to this many runs of rows with equal weights, summing run by run beats a product with the weights.
+_MOST_RUNS = 24
+
+
+def rows_per_chunk(n_rows: int, draws: int) -> int:
+    """Return how many rows are handled at once; depends on nothing but the problem's shape."""
+    return max(1, min(n_rows, _CHUNK_ROWS, _CHUNK_ENTRIES // (2 * draws * n_rows)))
+
+
+class Mixture:
+    """The mixture weights of every column, as runs of consecutive rows with equal weights.
+
+    Order the rows so that equal weights stand together: a sum over the distinct prompts of a set and of
+    its halves is then two or three plain sums, which cost a fraction of a product with a weight matrix.
+    """
+
+    def __init__(self, weights: Float[Tensor, "column row"]) -> None:
+        self.weights = weights
+        changes = (weights[:, 1:] != weights[:, :-1]).any(dim=0).nonzero().flatten() + 1
+        self.bounds = [0, *changes.tolist(), weights.shape[1]]
+        self.of_runs = weights[:, self.bounds[:-1]]
+
+    def active(self, start: int) -> Int[Tensor, " active"]:
+        """Return the columns that give weight to any row from `start` on."""
+        return self.weights[:, start:].any(dim=1).nonzero().flatten()
+
+    def density(
+        self, kernel: Float[Tensor, "draw chunk row"], columns: Int[Tensor, " active"]
+    ) -> Float[Tensor, "draw chunk active"]:
+        """Return sum_j w_j K_ij for the given columns."""
+        if len(self.bounds) - 1 > _MOST_RUNS:
+            return kernel @ self.weights[columns].t()
+        sums = [kernel[..., a:b].sum(dim=-1) for a, b in pairwise(self.bounds)]
+        return torch.stack(sums, dim=-1) @ self.of_runs[columns].t()
+
+
+def pointwise_information(
+    states: Sequence[Float[Tensor, "row d_model"]],
+    generators: Sequence[torch.Generator],
+    pairs: Sequence[tuple[int, int]],
+    weights: Float[Tensor, "column row"],
+    sigmas: Sequence[float],
+    draws: int,
+) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
+    """Return log2 p(u, v) - log2 p(u) - log2 p(v) for every draw of every row, and closest distances.
+
+    Args:
+        states: Centred matrices of the same rows, all of one dtype (float32 or float64).
+        generators: One CPU generator a state.
+        pairs: Neighbours (i, i + 1) to score.
+        weights: Mixture weights, one distribution over the rows a column. Rows of weight 0 in a column
+            get a value there too, which means nothing.
+        sigmas: Noise levels.
+        draws: Draws a row, each a pair z, -z whose mean is returned.
+
+    Cost: 2 (1 + draws) N^2 d operations a state, two exponentials for each sigma, draw and entry.
+    """
+    n_rows, dtype, device = len(states[0]), states[0].dtype, states[0].device
+    step = rows_per_chunk(n_rows, draws)
+    mixture = Mixture(weights)
+    out = torch.zeros(len(sigmas), len(pairs), len(weights), draws, n_rows, dtype=dtype, device=device)
+    half_norms = [x.square().sum(dim=1) / 2 for x in states]
+    closest = _Closest(states)
+    buffers = _Buffers(step, draws, n_rows, len(sigmas), states[0])
+    for start in range(0, n_rows, step):
+        chunk = slice(start, min(start + step, n_rows))
+        active = mixture.active(start)
+        before: _Densities | None = None
+        for index, x in enumerate(states):
+            attraction = _gram_exponent(x, half_norms[index], chunk, buffers)
+            closest.note(attraction, index, start)
+            drift = _noise_exponent(x, chunk, draws, generators[index], buffers)
+            joined = (index - 1, index) in pairs
+            now = _densities(attraction, drift, sigmas, mixture, active, buffers, index, joined)
+            if joined and before is not None:
+                info = (now.joint - now.own - before.own).mean(dim=1)
+                out[:, pairs.index((index - 1, index)), active, :, chunk] = info.permute(0, 3, 1, 2)
+            before = now
+    return out, closest.distances()
+
+
+@dataclass(frozen=True)
+class _Densities:
+    """log2 mixture densities of one state's noisy rows, and joint with the state before."""
+
+    own: Float[Tensor, "sigma sign draw chunk column"]
+    joint: Float[Tensor, "sigma sign draw chunk column"]
+
+
+def _densities(
+    attraction: Float[Tensor, "chunk row"],
+    drift: Float[Tensor, "draw chunk row"],
+    sigmas: Sequence[float],
+    mixture: Mixture,
+    active: Int[Tensor, " active"],
+    buffers: _Buffers,
+    index: int,
+    joined: bool,
+) -> _Densities:
+    """Return log2 densities for every sigma and both signs of every draw, one small block at a time.
+
+    Each block is taken through all its operations while it is in cache. The kernels stay in this state's
+    buffer for the next state; those of the state before are multiplied into the joint and used up.
+    """
+    draws, rows = drift.shape[:2]
+    own = attraction.new_empty(len(sigmas), 2, draws, rows, len(active))
+    joint = torch.empty_like(own) if joined else own
+    mine, previous = buffers.kernels[index % 2], buffers.kernels[1 - index % 2]
+    at_once = max(1, _BLOCK_ENTRIES // attraction.numel())
+    for s, sigma in enumerate(sigmas):
+        pull = torch.mul(attraction, _LOG2_E / sigma**2, out=buffers.pull[:rows])
+        for first in range(0, draws, at_once):
+            some = slice(first, min(first + at_once, draws))
+            push = torch.mul(drift[some], _LOG2_E / sigma, out=buffers.push[: some.stop - first, :rows])
+            for sign, combine in enumerate((torch.add, torch.sub)):
+                kernel = combine(pull, push, out=mine[s, sign, some, :rows]).exp2_()
+                own[s, sign, some] = mixture.density(kernel, active)
+                if joined:
+                    both = previous[s, sign, some, :rows].mul_(kernel)
+                    joint[s, sign, some] = mixture.density(both, active)
+    return _Densities(own.log2_(), joint.log2_() if joined else joint)
+
+
+class _Buffers:
+    """Reused memory: fresh megabytes for every operation would cost more than the operations."""
+
+    def __init__(self, rows: int, draws: int, n_rows: int, n_sigmas: int, like: Tensor) -> None:
+        self.attraction = like.new_empty(rows, n_rows)
+        self.pull = like.new_empty(rows, n_rows)
+        at_once = min(draws, max(1, _BLOCK_ENTRIES // (rows * n_rows)))
+        self.push = like.new_empty(at_once, rows, n_rows)
+        self.drift = like.new_empty(draws * rows, n_rows)
+        self.noise = torch.empty(draws * rows, like.shape[1])
+        self.kernels = like.new_empty(2, n_sigmas, 2, draws, rows, n_rows)
+
+
+class _Closest:
+    """The closest pair of rows of each state; found in working precision, its distance exact."""
+
+    def __init__(self, states: Sequence[Float[Tensor, "row d_model"]]) -> None:
+        self.states = states
+        self.best = torch.full((len(states),), -math.inf, dtype=states[0].dtype)
+        self.pairs = torch.zeros(len(states), 2, dtype=torch.int64)
+
+    def note(self, attraction: Float[Tensor, "chunk row"], state: int, start: int) -> None:
+        """Look at the -|x_i - x_j|^2 / 2 of a chunk of rows."""
+        diagonal = attraction.diagonal(start)
+        diagonal.fill_(-math.inf)
+        best, where = attraction.view(-1).max(dim=0)
+        diagonal.fill_(0.0)
+        if bool(best.cpu() > self.best[state]):
+            self.best[state] = best
+            row, column = divmod(int(where), attraction.shape[1])
+            self.pairs[state] = torch.tensor([start + row, column])
+
+    def distances(self) -> Float[Tensor, " state"]:
+        """Return the distances; infinity where a state has one row only."""
+        found = [
+            float((x[i].double() - x[j].double()).norm()) if i != j else math.inf
+            for x, (i, j) in zip(self.states, self.pairs.tolist(), strict=True)
+        ]
+        return torch.tensor(found, dtype=torch.float64)
+
+
+def _gram_exponent(
+    x: Float[Tensor, "row d_model"], half_norms: Float[Tensor, " row"], chunk: slice, buffers: _Buffers
+) -> Float[Tensor, "chunk row"]:
+    """Return -|x_i - x_j|^2 / 2 for the rows of a chunk; exactly 0 for j = i, never above 0."""
+    out = buffers.attraction[: chunk.stop - chunk.start]
+    torch.addmm(half_norms[None, :], x[chunk], x.t(), beta=-1, out=out)
+    out.sub_(half_norms[chunk, None]).clamp_(max=0.0)
+    out.diagonal(chunk.start).fill_(0.0)
+    return out
+
+
+def _noise_exponent(
+    x: Float[Tensor, "row d_model"],
+    chunk: slice,
+    draws: int,
+    generator: torch.Generator,
+    buffers: _Buffers,
+) -> Float[Tensor, "draw chunk row"]:
+    """Return z . (x_j - x_i) for fresh draws z of each row of a chunk; exactly 0 for j = i."""
+    rows = chunk.stop - chunk.start
+    # Drawn on the CPU in float32 whatever the device and dtype: the same seed gives the same noise.
+    noise = buffers.noise[: draws * rows].normal_(generator=generator)
+    out = buffers.drift[: draws * rows]
+    torch.mm(noise.to(x), x.t(), out=out)
+    by_draw = out.view(draws, rows, len(x))
+    own = by_draw.diagonal(chunk.start, dim1=1, dim2=2).clone()
+    return by_draw.sub_(own[:, :, None])

@@ -1,0 +1,41 @@
+"""The estimators by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tl_emergence.errors import SettingError, unknown_name
+from tl_emergence.estimators.exact import ExactEstimator
+from tl_emergence.estimators.interface import Estimator
+from tl_emergence.estimators.noise import NoiseEstimator
+
+ESTIMATORS: dict[str, Estimator] = {found.name: found for found in (ExactEstimator(), NoiseEstimator())}
+"""Every estimator that `estimator=` knows."""
+
+
+def get_estimator(name: str) -> Estimator:
+    """Return an estimator by name.
+
+    Raises:
+        SettingError: No estimator has that name; the message lists those there are.
+
+    Example:
+        >>> get_estimator("noise").measures
+        'how many bits survive Gaussian noise of size sigma on both states'
+    """
+    if name not in ESTIMATORS:
+        raise unknown_name("estimator", name, list(ESTIMATORS))
+    return ESTIMATORS[name]
+
+
+def check_options(estimator: Estimator, options: Mapping[str, Any]) -> None:
+    """Raise SettingError for options that the estimator does not have."""
+    unknown = sorted(set(options) - set(estimator.options))
+    if unknown:
+        raise SettingError(
+            f"options that {estimator.name} does not have",
+            seen=", ".join(unknown),
+            expected=f"none but {list(estimator.options)}" if estimator.options else "none",
+            fix="Leave them out, or choose the estimator that has them.",
+        )

@@ -1,0 +1,181 @@
+"""In-context lists: ordered draws of entities without replacement, a separator after each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_emergence.errors import SettingError, TokenError, unknown_name
+from tl_emergence.prompts.lists import LISTS, PAPER_SHOTS
+from tl_emergence.prompts.prefixes import first_rows, prefix_ids
+from tl_emergence.prompts.prompt_set import Population, PromptSet
+from tl_emergence.prompts.tokenizer import tokenizer_of, tokens_inside_text
+
+# Up to this many prompts a population is ranked and shuffled whole; above, draws are made and
+# repeats rejected (a repeat is then rare).
+_RANKED_UP_TO = 2**22
+
+
+def demonstrations(
+    name_or_list: str | Sequence[str],
+    model_or_tokenizer: Any,
+    *,
+    shots: int | None = None,
+    n: int | Literal["all"] = 2048,
+    seed: int = 0,
+    separator: str | None = ",",
+    shuffle: bool = True,
+) -> PromptSet:
+    """Make list prompts such as ` France, Germany, Italy, Spain,`, all distinct.
+
+    The population is every ordered draw of `shots` entities without replacement: K! / (K - shots)!
+    equally likely prompts for K entities (Chen et al., arXiv 2405.12617, section 4). Its prefix entropy
+    after the j-th entity is log2(K! / (K - j)!) bits.
+
+    Args:
+        name_or_list: "country", "animal" or "color", or entities of your own (a leading space is added
+            to each by the tokenizer's own rule for a word inside a text).
+        model_or_tokenizer: The tokenizer in hand, or a TransformerLens model that has one.
+        shots: Entities a prompt; by default what the paper used (4, 5, 5), or 4 for a list of your own.
+        n: Distinct prompts to draw, or "all" to enumerate the population.
+        seed: Seed of the draw and of the row order. Global random state is not touched.
+        separator: One token put after each entity, or None.
+        shuffle: Rows in random order; False puts them in the order of enumeration.
+
+    Raises:
+        SettingError: Unknown list, shots or n out of range, entities repeated.
+        TokenError: Entities or a separator that are not exactly one token (all are named).
+
+    Cost: O(n shots^2) integer operations and 8 bytes a token; nothing else grows with n.
+
+    Example:
+        >>> demonstrations("country", tokenizer, shots=2, n="all")  # any tokenizer that knows the words
+        PromptSet('country', 600 prompts x 4 tokens, population 600)
+    """
+    name, entities = _entities(name_or_list)
+    shots = PAPER_SHOTS.get(name, min(4, len(entities))) if shots is None else shots
+    if not 1 <= shots <= len(entities):
+        raise SettingError(
+            "shots out of range",
+            seen=shots,
+            expected=f"1 to {len(entities)}, the number of entities",
+            fix="Ask for fewer shots or pass a longer list.",
+        )
+    size = math.perm(len(entities), shots)
+    if n != "all" and (isinstance(n, str) or not 2 <= n <= size):
+        raise SettingError(
+            "n out of range",
+            seen=n,
+            expected=f"2 to {size:,} distinct prompts, or 'all'",
+            fix="Prompts are distinct; ask for fewer, or add shots or entities.",
+        )
+    tokenizer = tokenizer_of(model_or_tokenizer)
+    entity_tokens = _single_tokens(tokenizer, [f" {entity}" for entity in entities])
+    separator_tokens = _single_tokens(tokenizer, [separator]) if separator else []
+
+    generator = torch.Generator().manual_seed(seed)
+    draws = _draws(len(entities), shots, size if n == "all" else n, size, generator, shuffle)
+    step = 2 if separator else 1
+    tokens = torch.empty(len(draws), shots * step, dtype=torch.int64)
+    tokens[:, ::step] = torch.tensor(entity_tokens)[draws]
+    if separator:
+        tokens[:, 1::step] = separator_tokens[0]
+    labels = tuple(label for k in range(1, shots + 1) for label in (f"{name} {k}", f"sep {k}")[:step])
+    details = {
+        "kind": "demonstrations",
+        "entities": list(entities),
+        "shots": shots,
+        "separator": separator,
+        "seed": seed,
+        "shuffle": shuffle,
+    }
+    return PromptSet(tokens, labels, name, _population(len(entities), shots, step), details)
+
+
+def _entities(name_or_list: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    if isinstance(name_or_list, str):
+        if name_or_list not in LISTS:
+            raise unknown_name("entity list", name_or_list, list(LISTS))
+        return name_or_list, LISTS[name_or_list]
+    entities = tuple(word.strip() for word in name_or_list)
+    repeated = sorted({word for word in entities if entities.count(word) > 1})
+    if len(entities) < 2 or repeated or "" in entities:
+        raise SettingError(
+            "entity list not usable",
+            seen=f"{len(entities)} entities" + (f", repeated: {repeated}" if repeated else ""),
+            expected="at least 2 entities, none empty, each once",
+            fix="Pass each entity once.",
+        )
+    return "entity", entities
+
+
+def _single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
+    """Return the one token of each word, or raise naming all that are not one token, or share one."""
+    pieces = {word: tokens_inside_text(tokenizer, word) for word in words}
+    wrong = {word: len(ids) for word, ids in pieces.items() if len(ids) != 1}
+    if wrong:
+        named = ", ".join(f"{word!r} ({count} tokens)" for word, count in wrong.items())
+        raise TokenError(
+            "words that are not one token in this tokenizer",
+            seen=named,
+            expected="exactly one token each, so that every prompt has the same positions",
+            fix="Pass a list of your own without them: demonstrations([...], tokenizer).",
+        )
+    ids = [pieces[word][0] for word in words]
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    shared = sorted(word for word, token in zip(words, ids, strict=True) if ids.count(token) > 1)
+    if shared or (unknown is not None and unknown in ids):
+        lost = shared or [word for word, token in zip(words, ids, strict=True) if token == unknown]
+        raise TokenError(
+            "words that this tokenizer does not tell apart",
+            seen=", ".join(map(repr, lost)),
+            expected="a token of its own for each (none the unknown token)",
+            fix="Pass a list of your own without them: demonstrations([...], tokenizer).",
+        )
+    return ids
+
+
+def _draws(
+    n_entities: int, shots: int, n: int, size: int, generator: torch.Generator, shuffle: bool
+) -> Int[Tensor, "prompt shot"]:
+    """Draw n distinct ordered selections of entity numbers."""
+    if size <= _RANKED_UP_TO:
+        ranks = torch.randperm(size, generator=generator)[:n] if n < size or shuffle else torch.arange(size)
+        return _unrank(ranks if shuffle else ranks.sort().values, n_entities, shots)
+    drawn = torch.empty(0, shots, dtype=torch.int64)
+    while len(drawn) < n:
+        keys = torch.rand(n - len(drawn), n_entities, generator=generator)
+        drawn = torch.cat([drawn, keys.argsort(dim=1)[:, :shots]])
+        drawn = drawn[first_rows(prefix_ids(drawn)[-1])]
+    if shuffle:
+        return drawn
+    order = torch.tensor(sorted(range(n), key=lambda i: drawn[i].tolist()))
+    return drawn[order]
+
+
+def _unrank(ranks: Int[Tensor, " prompt"], n_entities: int, shots: int) -> Int[Tensor, "prompt shot"]:
+    """Turn lexicographic ranks into ordered selections (a Lehmer code read digit by digit)."""
+    chosen = torch.empty(len(ranks), shots, dtype=torch.int64)
+    for j in range(shots):
+        base = math.perm(n_entities - 1 - j, shots - 1 - j)
+        pick = (ranks // base) % (n_entities - j)
+        # The digit counts among the entities still free: step over those already chosen, smallest first.
+        for taken in chosen[:, :j].sort(dim=1).values.unbind(dim=1):
+            pick = pick + (pick >= taken)
+        chosen[:, j] = pick
+    return chosen
+
+
+def _population(n_entities: int, shots: int, step: int) -> Population:
+    prefix = [math.log2(math.perm(n_entities, j)) for j in range(1, shots + 1)]
+    token = [math.log2(n_entities), 0.0][:step]
+    return Population(
+        math.perm(n_entities, shots),
+        torch.tensor(prefix, dtype=torch.float64).repeat_interleave(step),
+        torch.tensor(token * shots, dtype=torch.float64),
+    )

@@ -1,0 +1,182 @@
+"""The prompt set: content tokens of equal length, and what is known about how they were drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_emergence.errors import TokenError
+
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class Population:
+    """What is known of the population that a prompt set was drawn from.
+
+    Attributes:
+        size: Number of prompts in the population; all are equally likely.
+        prefix_bits: Entropy of the prefix s_0..s_t of a random prompt, in bits, for each position t.
+        token_bits: Entropy of the token s_t alone, in bits, for each position t.
+    """
+
+    size: int
+    prefix_bits: Float[Tensor, " pos"]
+    token_bits: Float[Tensor, " pos"]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """N prompts of T content tokens each, without BOS (BOS is added, alike for all, when a model runs).
+
+    Made by `demonstrations`, `sentences` and `from_tokens`; the constructor checks nothing.
+
+    Attributes:
+        tokens: Content tokens, on the CPU; a copy, never the caller's tensor.
+        labels: One short label a position, for axes and tables.
+        name: What the set is, in a few words.
+        population: The population, where it is known in closed form.
+        details: How the set was made (lists, shots, seed, ...): JSON values only.
+    """
+
+    tokens: Int[Tensor, "prompt pos"]
+    labels: tuple[str, ...]
+    name: str
+    population: Population | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def n_positions(self) -> int:
+        """Number of content tokens in each prompt, T."""
+        return self.tokens.shape[1]
+
+    @property
+    def constant(self) -> Bool[Tensor, " pos"]:
+        """Which positions hold the same token in every prompt (a separator, say)."""
+        return (self.tokens == self.tokens[:1]).all(dim=0)
+
+    @property
+    def enumerates_population(self) -> bool:
+        """Whether the set holds every prompt of its population exactly once."""
+        return self.population is not None and self.population.size == len(self)
+
+    @property
+    def content_hash(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of shape and tokens, row order included."""
+        digest = hashlib.sha256(repr(tuple(self.tokens.shape)).encode())
+        digest.update(self.tokens.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        known = f", population {self.population.size:,}" if self.population else ""
+        return f"PromptSet({self.name!r}, {len(self):,} prompts x {self.n_positions} tokens{known})"
+
+
+def from_tokens(
+    tokens: Int[Tensor, "prompt pos"],
+    *,
+    attention_mask: Int[Tensor, "prompt pos"] | Bool[Tensor, "prompt pos"] | None = None,
+    labels: Sequence[str] | None = None,
+    name: str = "tokens",
+    details: Mapping[str, Any] | None = None,
+) -> PromptSet:
+    """Make a prompt set from token ids that you already have.
+
+    Args:
+        tokens: Content tokens: no BOS (a run adds it), no padding unless `attention_mask` marks it.
+        attention_mask: 1 where a token counts, 0 where it is padding. Padding is dropped before anything
+            is computed; every prompt must keep the same number of tokens.
+        labels: One label a position; the position numbers otherwise.
+        name: What the set is, in a few words.
+        details: How the set was made; kept with every result.
+
+    Raises:
+        TokenError: Wrong rank or dtype, fewer than two prompts, no position, negative ids, a mask of
+            another shape, prompts of unequal length once the padding is gone, labels that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from_tokens(torch.tensor([[5, 7], [6, 7], [5, 8]]))
+        PromptSet('tokens', 3 prompts x 2 tokens)
+    """
+    _check_tokens(tokens)
+    kept = tokens.detach().to("cpu", torch.int64)
+    if attention_mask is not None:
+        kept = _drop_padding(kept, attention_mask)
+    kept = kept.clone(memory_format=torch.contiguous_format)
+    names = tuple(str(t) for t in range(kept.shape[1])) if labels is None else tuple(labels)
+    if len(names) != kept.shape[1]:
+        raise TokenError(
+            "labels do not fit the prompts",
+            seen=f"{len(names)} labels for {kept.shape[1]} positions",
+            expected="one label a position",
+            fix="Pass one label for each content token, or none.",
+        )
+    return PromptSet(kept, names, name, details=dict(details or {}))
+
+
+def _check_tokens(tokens: Tensor) -> None:
+    if not isinstance(tokens, Tensor):
+        raise TokenError(
+            "tokens are not a tensor",
+            seen=type(tokens).__name__,
+            expected="an integer tensor [prompt, pos]",
+            fix="Tokenise first, to one tensor of token ids without BOS: torch.tensor(rows).",
+        )
+    if tokens.dtype not in _INTEGERS:
+        raise TokenError(
+            "tokens have the wrong dtype",
+            seen=str(tokens.dtype),
+            expected="an integer dtype (token ids)",
+            fix="Pass token ids, not embeddings or probabilities; use .long() if they are whole numbers.",
+        )
+    if tokens.ndim != 2 or tokens.shape[1] < 1:
+        raise TokenError(
+            "tokens have the wrong shape",
+            seen=tuple(tokens.shape),
+            expected="[prompt, pos], with at least one position",
+            fix="Stack prompts of one length along the first dimension.",
+        )
+    if tokens.shape[0] < 2:
+        raise TokenError(
+            "too few prompts",
+            seen=f"{tokens.shape[0]} prompt(s)",
+            expected="at least 2: information is measured over a set",
+            fix="Draw more prompts.",
+        )
+    if int(tokens.min()) < 0:
+        raise TokenError(
+            "negative token ids",
+            seen=int(tokens.min()),
+            expected="ids from 0 up",
+            fix="Mask padding with attention_mask instead of marking it by negative ids.",
+        )
+
+
+def _drop_padding(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    if attention_mask.shape != tokens.shape:
+        raise TokenError(
+            "attention_mask does not fit the tokens",
+            seen=f"{tuple(attention_mask.shape)} for tokens {tuple(tokens.shape)}",
+            expected="the same shape",
+            fix="Pass the mask that your tokenizer returned with these tokens.",
+        )
+    mask = attention_mask.detach().to("cpu").bool()
+    lengths = mask.sum(dim=1)
+    if int(lengths.min()) != int(lengths.max()) or int(lengths.min()) == 0:
+        raise TokenError(
+            "prompts of unequal length",
+            seen=f"between {int(lengths.min())} and {int(lengths.max())} tokens under the mask",
+            expected="one length for all: emergence compares prompts position by position",
+            fix="Group the prompts by length, or cut a window of one length (prompts.sentences does).",
+        )
+    return tokens[mask].view(tokens.shape[0], -1)

@@ -1,0 +1,110 @@
+"""Natural-text windows, cut at full stops by the rules of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+
+from tl_emergence.errors import SettingError, TokenError, unknown_name
+from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.prompts.sources import read_texts
+from tl_emergence.prompts.tokenizer import encode, tokenizer_of
+
+_BREAKS = frozenset(".:?;-\n")
+_ANCHORS = ("start", "end")
+
+
+def sentences(
+    texts: str | PathLike[str] | Iterable[str] | Iterable[dict[str, Any]],
+    model_or_tokenizer: Any,
+    *,
+    n_tokens: int = 8,
+    anchor: Literal["start", "end"] = "start",
+    n: int | None = None,
+    field: str | None = None,
+    min_tokens: int = 20,
+    min_stops: int = 2,
+) -> PromptSet:
+    """Cut windows of `n_tokens` tokens from natural text, at most one window a full stop.
+
+    The rules are those of Chen et al. (arXiv 2405.12617, section 4.2): a window begins right after a full
+    stop (`anchor="start"`) or ends right before one (`anchor="end"`); no token in it contains any of
+    `. : ? ; -` or a newline; a text counts when it has more than `min_tokens` tokens and at least
+    `min_stops` full stops. Windows are taken in the order of the texts, repeats included: real text
+    repeats itself, and the exact ceiling accounts for it.
+
+    Args:
+        texts: An iterable of strings (or of rows with a text field: a Hugging Face dataset, streamed or
+            not), a .txt file (blank lines separate texts), a .jsonl file, or "openorca" / "openhermes"
+            (streamed from the hub).
+        model_or_tokenizer: The tokenizer in hand, or a TransformerLens model that has one.
+        n_tokens: Tokens a window.
+        anchor: Which side of a full stop.
+        n: Stop after this many windows; None takes all, which needs a finite source.
+        field: The field of a row that holds the text; "text" unless given.
+        min_tokens: A text counts when it has more tokens than this.
+        min_stops: A text counts when it has at least this many full stops.
+
+    Raises:
+        SettingError: A source, anchor or number that cannot be.
+        TokenError: Rows without text, or fewer windows than asked for (at least 2).
+
+    Example:
+        >>> text = "France, Germany, Italy. Spain, China, Japan, India. Russia, Brazil, Canada."
+        >>> sentences([text], tokenizer, n_tokens=3, min_tokens=5)
+        PromptSet('sentences', 2 prompts x 3 tokens)
+    """
+    if anchor not in _ANCHORS:
+        raise unknown_name("anchor", anchor, _ANCHORS)
+    if n_tokens < 1 or (n is not None and n < 2):
+        raise SettingError(
+            "window settings out of range",
+            seen=f"n_tokens={n_tokens}, n={n}",
+            expected="n_tokens >= 1 and n >= 2 (or None for all)",
+            fix="Correct the number.",
+        )
+    tokenizer = tokenizer_of(model_or_tokenizer)
+    windows: list[list[int]] = []
+    read = 0
+    for text in read_texts(texts, field):
+        read += 1
+        windows.extend(_windows(tokenizer, text, n_tokens, anchor, min_tokens, min_stops))
+        if n is not None and len(windows) >= n:
+            break
+    wanted = 2 if n is None else n
+    if len(windows) < wanted:
+        raise TokenError(
+            "too few windows",
+            seen=f"{len(windows)} windows in {read} texts",
+            expected=f"at least {wanted}",
+            fix="Pass more or longer texts, shorter windows (n_tokens), or a smaller n.",
+        )
+    details = {
+        "kind": "sentences",
+        "n_tokens": n_tokens,
+        "anchor": anchor,
+        "texts_read": read,
+        "min_tokens": min_tokens,
+        "min_stops": min_stops,
+    }
+    labels = tuple(f"token {t + 1}" for t in range(n_tokens))
+    return PromptSet(torch.tensor(windows[:n]), labels, "sentences", details=details)
+
+
+def _windows(
+    tokenizer: Any, text: str, n_tokens: int, anchor: str, min_tokens: int, min_stops: int
+) -> Iterator[list[int]]:
+    ids = encode(tokenizer, text)
+    pieces = [tokenizer.decode([token]) for token in ids]
+    stops = [i for i, piece in enumerate(pieces) if piece.strip() == "."]
+    if len(ids) <= min_tokens or len(stops) < min_stops:
+        return
+    breaks = [not _BREAKS.isdisjoint(piece) for piece in pieces]
+    for stop in stops:
+        first = stop + 1 if anchor == "start" else stop - n_tokens
+        last = first + n_tokens
+        if first >= 0 and last <= len(ids) and not any(breaks[first:last]):
+            yield ids[first:last]

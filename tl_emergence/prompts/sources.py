@@ -1,0 +1,100 @@
+"""Where natural text comes from: an iterable, a text file, a JSON-lines file, a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tl_emergence.errors import SettingError, TokenError
+
+DATASETS: dict[str, tuple[str, str]] = {
+    "openorca": ("Open-Orca/OpenOrca", "response"),
+    "openhermes": ("teknium/OpenHermes-2.5", "conversations"),
+}
+"""Names that stand for the paper's two sources: the hub repository, and the field that holds the text."""
+
+
+def read_texts(
+    texts: str | PathLike[str] | Iterable[str] | Iterable[dict[str, Any]], field: str | None
+) -> Iterator[str]:
+    """Yield texts one by one from any of the sources that `sentences` accepts; files are streamed."""
+    if isinstance(texts, str) and texts.lower() in DATASETS:
+        yield from _hub_texts(texts.lower(), field)
+    elif isinstance(texts, str | PathLike):
+        yield from _file_texts(Path(texts), field)
+    else:
+        for number, row in enumerate(texts):
+            yield row if isinstance(row, str) else _field(row, field, f"row {number}")
+
+
+def _hub_texts(name: str, field: str | None) -> Iterator[str]:
+    from datasets import load_dataset  # a dependency of TransformerLens; slow to import
+
+    repository, default_field = DATASETS[name]
+    rows: Any = load_dataset(repository, split="train", streaming=True)
+    for number, row in enumerate(rows):
+        value = row.get(field or default_field)
+        if isinstance(value, list):  # a conversation: what the assistant said
+            yield from (turn["value"] for turn in value if turn.get("from") == "gpt")
+        else:
+            yield _field(row, field or default_field, f"row {number}")
+
+
+def _file_texts(path: Path, field: str | None) -> Iterator[str]:
+    if not path.is_file():
+        raise SettingError(
+            "no such text source",
+            seen=repr(str(path)),
+            expected=f"an iterable of strings, a .txt or .jsonl file, or one of {sorted(DATASETS)}",
+            fix="Check the path; to measure a single string, pass [string].",
+        )
+    with path.open(encoding="utf-8") as lines:
+        if path.suffix in (".jsonl", ".ndjson"):
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _field(_json_row(line, path, number), field, f"{path.name}, line {number}")
+        else:
+            yield from _paragraphs(lines)
+
+
+def _json_row(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TokenError(
+            "a line that is not JSON",
+            seen=f"{path.name}, line {number}: {error.msg}",
+            expected="one JSON value a line",
+            fix="Repair or remove the line; a plain text file should end in .txt.",
+        ) from error
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Blank lines separate the texts of a plain text file."""
+    block: list[str] = []
+    for line in lines:
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield "".join(block)
+            block = []
+    if block:
+        yield "".join(block)
+
+
+def _field(row: Any, field: str | None, where: str) -> str:
+    if isinstance(row, str):
+        return row
+    name = field or "text"
+    if not isinstance(row, dict) or not isinstance(row.get(name), str):
+        seen = f"fields {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+        raise TokenError(
+            "a row without text",
+            seen=f"{where}: {seen}",
+            expected=f"a string, or an object with a string in {name!r}",
+            fix="Name the field that holds the text: field='...'.",
+        )
+    return row[name]

@@ -1,0 +1,235 @@
+"""Results: frozen arrays with everything needed to judge and repeat them. They keep no model and no cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_emergence.ceiling import Ceiling
+from tl_emergence.errors import SettingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Subsample:
+    """The same scores on a random subset of the prompts, drawn without replacement.
+
+    A score that still rises with N has not converged; one that follows log2 N measures the cap.
+    """
+
+    n_prompts: int
+    macro: Float[Tensor, "layer pos"]
+    emergence: Float[Tensor, "layer pos"]
+
+
+@dataclass(frozen=True)
+class EmergenceResult:
+    """Information emergence of every scored block and position, in bits.
+
+    Attributes:
+        macro: I(h_l^t ; h_{l+1}^t) over prompts, whole prompts run.
+        micro: The same for the token s_t run alone.
+        emergence: macro[l,t] - mean(micro[l,0..t]).
+        macro_stderr: Standard error of `macro`.
+        micro_stderr: Standard error of `micro`.
+        stderr: Standard error of `emergence`; draws shared by macro and micro accounted for.
+        macro_saturated: Where `macro` is above 0.9 of the cap.
+        micro_saturated: Where `micro` is above 0.9 of the cap.
+        exact: The ceiling: exact Shannon values on the same prompts.
+        layers: Block numbers, one a row.
+        positions: Content positions, one a column.
+        labels: Labels of the positions.
+        n_prompts: Number of prompts.
+        cap_bits: log2 of the prompts where the estimator cannot exceed it, else None.
+        closest: Smallest distance between states of distinct prefixes, for h_l (first) and h_{l+1} of
+            each block, in the measured space; 0 is a collision, infinity means a single prefix.
+        subsamples: The scores at N/2 and N/4, where the estimator gives them.
+        macro_pointwise: Contribution of each prompt to `macro`, where the estimator gives it.
+        micro_pointwise: The same for `micro`.
+        controls: Results of the controls, by name.
+        settings: Everything else needed to repeat the run: JSON values only.
+    """
+
+    macro: Float[Tensor, "layer pos"]
+    micro: Float[Tensor, "layer pos"]
+    emergence: Float[Tensor, "layer pos"]
+    macro_stderr: Float[Tensor, "layer pos"]
+    micro_stderr: Float[Tensor, "layer pos"]
+    stderr: Float[Tensor, "layer pos"]
+    macro_saturated: Bool[Tensor, "layer pos"]
+    micro_saturated: Bool[Tensor, "layer pos"]
+    exact: Ceiling
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    labels: tuple[str, ...]
+    n_prompts: int
+    cap_bits: float | None
+    closest: Float[Tensor, "end layer pos"]
+    subsamples: tuple[Subsample, ...] = ()
+    macro_pointwise: Float[Tensor, "layer pos prompt"] | None = None
+    micro_pointwise: Float[Tensor, "layer pos prompt"] | None = None
+    controls: Mapping[str, EmergenceResult] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def estimator(self) -> str:
+        """Name of the estimator."""
+        return str(self.settings.get("estimator", "unknown"))
+
+    @property
+    def sigma(self) -> float:
+        """Noise level, in units of the space."""
+        return float(self.settings.get("sigma", 0.0))
+
+    @property
+    def space(self) -> str:
+        """Coordinates in which the states were seen."""
+        return str(self.settings.get("space", "unknown"))
+
+    @property
+    def collisions(self) -> int:
+        """Cells (h_l, position) at l >= 1 in which two distinct prefixes have the same state."""
+        beyond_embedding = torch.tensor([[layer > 0 for layer in self.layers], [True] * len(self.layers)])
+        return int(((self.closest == 0) & beyond_embedding[:, :, None]).sum())
+
+    def at(self, layer: int, pos: int) -> tuple[float, float]:
+        """Return (emergence, standard error) of one block and content position.
+
+        Raises:
+            SettingError: That cell was not measured.
+        """
+        if layer not in self.layers or pos not in self.positions:
+            raise SettingError(
+                "cell not measured",
+                seen=f"layer {layer}, position {pos}",
+                expected=f"a layer of {list(self.layers)} and a position of {list(self.positions)}",
+                fix="Measure again with layers= and positions= that include it.",
+            )
+        row, column = self.layers.index(layer), self.positions.index(pos)
+        return float(self.emergence[row, column]), float(self.stderr[row, column])
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each run, layer, position and metric (macro, micro, emergence).
+
+        Columns: model, prompts, estimator, space, sigma, control ("" for the model itself), layer, pos,
+        label, metric, value, stderr, exact, cap_bits, saturated (of macro or micro; either for emergence).
+        """
+        from tl_emergence.tables import result_rows
+
+        return result_rows(self)
+
+    def summary(self) -> str:
+        """Return the result in words and one table, with what limits it."""
+        from tl_emergence.tables import summary
+
+        return summary(self)
+
+    def plot(self, **options: Any) -> Figure:
+        """Return the overview figure; see `tl_emergence.plots.overview`. Shows nothing by itself."""
+        from tl_emergence import plots
+
+        return plots.overview(self, **options)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the result to a folder: JSON and safetensors, no pickle; see `load_result`."""
+        from tl_emergence.saving import save_result
+
+        save_result(self, folder)
+
+    def __repr__(self) -> str:
+        return (
+            f"EmergenceResult({self.settings.get('model', 'states')}, {self.n_prompts:,} prompts, "
+            f"{self.estimator}, space {self.space}, sigma {self.sigma:g}, "
+            f"{len(self.layers)} layers x {len(self.positions)} positions)"
+        )
+
+    def _repr_html_(self) -> str:
+        from tl_emergence.tables import html
+
+        return html(self)
+
+
+@dataclass(frozen=True)
+class SigmaSweep(Mapping[float, EmergenceResult]):
+    """One result for each noise level, from the same states and the same draws, scaled."""
+
+    results: Mapping[float, EmergenceResult]
+
+    def __getitem__(self, sigma: float) -> EmergenceResult:
+        return self.results[sigma]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the rows of every result, told apart by the column `sigma`."""
+        from tl_emergence.tables import joined_rows
+
+        return joined_rows(self.results.values())
+
+    def plot(self, **options: Any) -> Figure:
+        """Return information against sigma; see `tl_emergence.plots.sigma_curves`."""
+        from tl_emergence import plots
+
+        return plots.sigma_curves(self, **options)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write all results to a folder; see `load_result`."""
+        from tl_emergence.saving import save_result
+
+        save_result(self, folder)
+
+    def __repr__(self) -> str:
+        return f"SigmaSweep({', '.join(f'{sigma:g}' for sigma in self)}: {next(iter(self.values()))!r})"
+
+
+@dataclass(frozen=True)
+class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
+    """One result or sweep for each space, from the same states: `read` and `unit` side by side."""
+
+    results: Mapping[str, EmergenceResult | SigmaSweep]
+
+    def __getitem__(self, space: str) -> EmergenceResult | SigmaSweep:
+        return self.results[space]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the rows of every result, told apart by the columns `space` and `sigma`."""
+        import pandas as pd
+
+        return pd.concat([found.to_dataframe() for found in self.results.values()], ignore_index=True)
+
+    def plot(self, **options: Any) -> Figure:
+        """Return heatmaps side by side; see `tl_emergence.plots.side_by_side`."""
+        from tl_emergence import plots
+
+        return plots.side_by_side(self, **options)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write all results to a folder; see `load_result`."""
+        from tl_emergence.saving import save_result
+
+        save_result(self, folder)
+
+    def __repr__(self) -> str:
+        return f"SpaceComparison({', '.join(self)})"
+
+
+AnyResult = EmergenceResult | SigmaSweep | SpaceComparison
