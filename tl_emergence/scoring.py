@@ -57,8 +57,7 @@ def score(
         found = workspace.load(f"{part}-{space}-{name}")
         if found is None:
             view = _SpaceView(raw, states, space, scales, device)
-            labels = [f"{name}|{state}" for state in states.states]
-            chain = StateChain(view.held(), labels, pairs, rows)
+            chain = StateChain(name, view.held(), states.states, pairs, rows)
             found = estimator.chain(chain, sigmas=sigmas, seed=seed, **options)
             workspace.save(f"{part}-{space}-{name}", found)
         return found

@@ -66,7 +66,7 @@ def states_from_cache(
         found = [_macro_state(cache, s, n_layers, columns[:, t], prefixes[t], first) for s in held]
         macro.append(torch.stack(found))
         check_finite(held, [(t, macro[-1])])
-    nothing_known = (None,) * (n_layers + 1)
+    known = (None,) * (n_layers + 1) if norms is None else tuple(norms)
     dtype = str(_state(cache, held[0], n_layers, "cache").dtype).removeprefix("torch.")
     return CapturedStates(
         prompts=prompts,
@@ -77,7 +77,7 @@ def states_from_cache(
         prefix_rows=tuple(prefixes[t] for t in wanted),
         micro=micro,
         token_rows=token_rows,
-        reading=Reading(nothing_known if norms is None else tuple(norms), ("no norms were passed",) * (n_layers + 1)),
+        reading=Reading(known, ("no norms were passed",) * (n_layers + 1)),
         provenance={
             "model": "from cache",
             "n_layers": n_layers,
@@ -86,7 +86,7 @@ def states_from_cache(
             "n_prefix": n_prefix,
             "state_dtype": str(micro.dtype).removeprefix("torch."),
         },
-    )  # fmt: skip
+    )
 
 
 def _count_layers(cache: Mapping[str, Tensor]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ from tl_emergence.capture.norms import Norm, no_norm, probe_norm
 from tl_emergence.errors import HookError
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class _Recorded(Exception):
+    """Raised behind the final norm: the unembedding is not needed."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +113,24 @@ def _record(model: Any, sample: Tensor) -> tuple[dict[str, Tensor], dict[int, tu
 
         return hook
 
+    modules = {state: m for state, m in enumerate(compat.norm_modules(model)) if m is not None}
+    last = compat.n_layers(model)
+
     def keep_norm(state: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
                 norm_io.setdefault(state, (args[0].detach().clone(), output.detach().clone()))
+            if state == last:
+                raise _Recorded
 
         return hook
 
     names = [f"blocks.{i}.hook_resid_{s}" for i in range(compat.n_layers(model)) for s in ("pre", "post")]
-    modules = dict(enumerate(compat.norm_modules(model)))
     with (
         torch.no_grad(),
         compat.hooked(model, [(name, keep_state(name)) for name in names]),
-        _module_hooks({state: (m, keep_norm(state)) for state, m in modules.items() if m is not None}),
+        _module_hooks({state: (module, keep_norm(state)) for state, module in modules.items()}),
+        suppress(_Recorded),
     ):
         compat.run(model, sample)
     return states, norm_io

@@ -54,15 +54,17 @@ class StateChain:
     all over the same distinct tokens, so that one pass over the rows serves every position.
 
     Attributes:
+        name: Name of the chain; random draws are seeded by it.
         states: One matrix of distinct rows a state, in the coordinates to be measured.
-        labels: One name a state; draws are seeded by it, so a value does not depend on which other
-            states are measured with it.
+        numbers: The number l of each state, ascending; neighbours have different parity. Draws are seeded
+            by it too, so a value does not depend on which other states are measured with it.
         pairs: Which neighbours are scored: (i, i + 1) for consecutive entries of `states`.
         rows: For each series, which row each sample has.
     """
 
+    name: str
     states: Sequence[Float[Tensor, "row d_model"]]
-    labels: Sequence[str]
+    numbers: Sequence[int]
     pairs: Sequence[tuple[int, int]]
     rows: Int[Tensor, "series sample"]
 

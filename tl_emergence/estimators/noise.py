@@ -64,7 +64,7 @@ class NoiseEstimator:
         """Estimate I(x + noise; y + noise) for the rows as they are, each with weight 1/N."""
         rows, first = _distinct_joint_rows(x, y)
         states = _same_width(x[first], y[first])
-        chain = StateChain(states, ("x", "y"), ((0, 1),), rows[None, :])
+        chain = StateChain("pair", states, (0, 1), ((0, 1),), rows[None, :])
         found = self.chain(chain, sigmas=(sigma,), seed=seed, draws=draws)
         bits, cap = float(found.bits), math.log2(len(x))
         assert found.pointwise is not None
@@ -179,7 +179,10 @@ def _in_pieces(
             for few in (chosen[k : k + _SIGMAS_AT_ONCE] for k in range(0, len(chosen), _SIGMAS_AT_ONCE)):
                 part, gaps = pointwise_information(
                     [x.to(dtype) for x in states],
-                    [generator_for(seed, "noise", chain.labels[i]) for i in group],
+                    [
+                        generator_for(seed, "noise", chain.name, (chain.numbers[group[0]] + k) % 2)
+                        for k in (0, 1)
+                    ],
                     pairs,
                     columns.to(states[0].device, dtype),
                     [sigmas[s] for s in few],

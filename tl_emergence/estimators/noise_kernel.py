@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 _LOG2_E = math.log2(math.e)
@@ -33,8 +34,10 @@ _CHUNK_ROWS = 512
 _CHUNK_ENTRIES = 2**23
 # Entries taken through all elementwise operations together, while they are in cache.
 _BLOCK_ENTRIES = 2**20
-# Up to this many runs of rows with equal weights, summing run by run beats a product with the weights.
-_MOST_RUNS = 24
+# Where runs of rows with equal weights are at least this long, and not too many, summing run by run beats
+# a product with the weights.
+_SHORTEST_RUN = 8
+_MOST_RUNS = 64
 
 
 def rows_per_chunk(n_rows: int, draws: int) -> int:
@@ -50,23 +53,29 @@ class Mixture:
     """
 
     def __init__(self, weights: Float[Tensor, "column row"]) -> None:
-        self.weights = weights
         changes = (weights[:, 1:] != weights[:, :-1]).any(dim=0).nonzero().flatten() + 1
-        self.bounds = [0, *changes.tolist(), weights.shape[1]]
-        self.of_runs = weights[:, self.bounds[:-1]]
+        bounds = [0, *changes.tolist(), weights.shape[1]]
+        runs = list(pairwise(bounds))
+        few = len(runs) <= min(_MOST_RUNS, weights.shape[1] // _SHORTEST_RUN)
+        self.runs = runs if few else None
+        self.weights = weights if self.runs is None else weights[:, bounds[:-1]]
 
-    def active(self, start: int) -> Int[Tensor, " active"]:
-        """Return the columns that give weight to any row from `start` on."""
-        return self.weights[:, start:].any(dim=1).nonzero().flatten()
+    @property
+    def n_parts(self) -> int:
+        """Number of partial sums that `add_up` gives for each row."""
+        return len(self.weights) if self.runs is None else len(self.runs)
 
-    def density(
-        self, kernel: Float[Tensor, "draw chunk row"], columns: Int[Tensor, " active"]
-    ) -> Float[Tensor, "draw chunk active"]:
-        """Return sum_j w_j K_ij for the given columns."""
-        if len(self.bounds) - 1 > _MOST_RUNS:
-            return kernel @ self.weights[columns].t()
-        sums = [kernel[..., a:b].sum(dim=-1) for a, b in pairwise(self.bounds)]
-        return torch.stack(sums, dim=-1) @ self.of_runs[columns].t()
+    def add_up(self, kernel: Float[Tensor, "draw chunk row"], out: Float[Tensor, "draw chunk part"]) -> None:
+        """Write the partial sums of K_ij over j from which `log2_density` makes the densities."""
+        if self.runs is None:
+            out.copy_(_product(kernel.flatten(0, 1), self.weights).view(out.shape))
+            return
+        for part, (a, b) in enumerate(self.runs):
+            torch.sum(kernel[..., a:b], dim=-1, out=out[..., part])
+
+    def log2_density(self, parts: Float[Tensor, "*batch part"]) -> Float[Tensor, "*batch column"]:
+        """Return log2 sum_j w_j K_ij for every column."""
+        return (parts if self.runs is None else parts @ self.weights.t()).log2()
 
 
 def pointwise_information(
@@ -81,7 +90,8 @@ def pointwise_information(
 
     Args:
         states: Centred matrices of the same rows, all of one dtype (float32 or float64).
-        generators: One CPU generator a state.
+        generators: Two CPU generators: of the states at even places, and of those at odd places.
+            Neighbours then have independent noise, and every second state shares its draws.
         pairs: Neighbours (i, i + 1) to score.
         weights: Mixture weights, one distribution over the rows a column. Rows of weight 0 in a column
             get a value there too, which means nothing.
@@ -92,21 +102,22 @@ def pointwise_information(
     """
     n_rows, dtype, device = len(states[0]), states[0].dtype, states[0].device
     step = rows_per_chunk(n_rows, draws)
-    mixture = Mixture(weights)
     out = torch.zeros(len(sigmas), len(pairs), len(weights), draws, n_rows, dtype=dtype, device=device)
     half_norms = [x.square().sum(dim=1) / 2 for x in states]
     closest = _Closest(states)
     buffers = _Buffers(step, draws, n_rows, len(sigmas), states[0])
     for start in range(0, n_rows, step):
         chunk = slice(start, min(start + step, n_rows))
-        active = mixture.active(start)
+        active = weights[:, start:].any(dim=1).nonzero().flatten()
+        mixture = Mixture(weights[active])
+        noise = [_noise(own_generator, draws, states[0][chunk]) for own_generator in generators]
         before: _Densities | None = None
         for index, x in enumerate(states):
-            attraction = _gram_exponent(x, half_norms[index], chunk, buffers)
+            attraction = _gram_exponent(x, half_norms[index], chunk)
             closest.note(attraction, index, start)
-            drift = _noise_exponent(x, chunk, draws, generators[index], buffers)
+            drift = _noise_exponent(x, noise[index % 2], chunk)
             joined = (index - 1, index) in pairs
-            now = _densities(attraction, drift, sigmas, mixture, active, buffers, index, joined)
+            now = _densities(attraction, drift, sigmas, mixture, buffers, index, joined)
             if joined and before is not None:
                 info = (now.joint - now.own - before.own).mean(dim=1)
                 out[:, pairs.index((index - 1, index)), active, :, chunk] = info.permute(0, 3, 1, 2)
@@ -127,7 +138,6 @@ def _densities(
     drift: Float[Tensor, "draw chunk row"],
     sigmas: Sequence[float],
     mixture: Mixture,
-    active: Int[Tensor, " active"],
     buffers: _Buffers,
     index: int,
     joined: bool,
@@ -138,7 +148,7 @@ def _densities(
     buffer for the next state; those of the state before are multiplied into the joint and used up.
     """
     draws, rows = drift.shape[:2]
-    own = attraction.new_empty(len(sigmas), 2, draws, rows, len(active))
+    own = attraction.new_empty(len(sigmas), 2, draws, rows, mixture.n_parts)
     joint = torch.empty_like(own) if joined else own
     mine, previous = buffers.kernels[index % 2], buffers.kernels[1 - index % 2]
     at_once = max(1, _BLOCK_ENTRIES // attraction.numel())
@@ -146,26 +156,20 @@ def _densities(
         pull = torch.mul(attraction, _LOG2_E / sigma**2, out=buffers.pull[:rows])
         for first in range(0, draws, at_once):
             some = slice(first, min(first + at_once, draws))
-            push = torch.mul(drift[some], _LOG2_E / sigma, out=buffers.push[: some.stop - first, :rows])
-            for sign, combine in enumerate((torch.add, torch.sub)):
-                kernel = combine(pull, push, out=mine[s, sign, some, :rows]).exp2_()
-                own[s, sign, some] = mixture.density(kernel, active)
+            for sign, scale in enumerate((_LOG2_E / sigma, -_LOG2_E / sigma)):
+                kernel = torch.add(pull, drift[some], alpha=scale, out=mine[s, sign, some, :rows]).exp2_()
+                mixture.add_up(kernel, own[s, sign, some])
                 if joined:
                     both = previous[s, sign, some, :rows].mul_(kernel)
-                    joint[s, sign, some] = mixture.density(both, active)
-    return _Densities(own.log2_(), joint.log2_() if joined else joint)
+                    mixture.add_up(both, joint[s, sign, some])
+    return _Densities(mixture.log2_density(own), mixture.log2_density(joint))
 
 
 class _Buffers:
     """Reused memory: fresh megabytes for every operation would cost more than the operations."""
 
     def __init__(self, rows: int, draws: int, n_rows: int, n_sigmas: int, like: Tensor) -> None:
-        self.attraction = like.new_empty(rows, n_rows)
         self.pull = like.new_empty(rows, n_rows)
-        at_once = min(draws, max(1, _BLOCK_ENTRIES // (rows * n_rows)))
-        self.push = like.new_empty(at_once, rows, n_rows)
-        self.drift = like.new_empty(draws * rows, n_rows)
-        self.noise = torch.empty(draws * rows, like.shape[1])
         self.kernels = like.new_empty(2, n_sigmas, 2, draws, rows, n_rows)
 
 
@@ -198,29 +202,37 @@ class _Closest:
 
 
 def _gram_exponent(
-    x: Float[Tensor, "row d_model"], half_norms: Float[Tensor, " row"], chunk: slice, buffers: _Buffers
+    x: Float[Tensor, "row d_model"], half_norms: Float[Tensor, " row"], chunk: slice
 ) -> Float[Tensor, "chunk row"]:
     """Return -|x_i - x_j|^2 / 2 for the rows of a chunk; exactly 0 for j = i, never above 0."""
-    out = buffers.attraction[: chunk.stop - chunk.start]
-    torch.addmm(half_norms[None, :], x[chunk], x.t(), beta=-1, out=out)
-    out.sub_(half_norms[chunk, None]).clamp_(max=0.0)
+    out = _product(x[chunk], x).sub_(half_norms).sub_(half_norms[chunk, None]).clamp_(max=0.0)
     out.diagonal(chunk.start).fill_(0.0)
     return out
 
 
-def _noise_exponent(
-    x: Float[Tensor, "row d_model"],
-    chunk: slice,
-    draws: int,
-    generator: torch.Generator,
-    buffers: _Buffers,
-) -> Float[Tensor, "draw chunk row"]:
-    """Return z . (x_j - x_i) for fresh draws z of each row of a chunk; exactly 0 for j = i."""
-    rows = chunk.stop - chunk.start
+def _noise(
+    generator: torch.Generator, draws: int, like: Float[Tensor, "chunk d_model"]
+) -> Float[Tensor, "draw chunk d_model"]:
+    """Return fresh draws for the rows of a chunk."""
     # Drawn on the CPU in float32 whatever the device and dtype: the same seed gives the same noise.
-    noise = buffers.noise[: draws * rows].normal_(generator=generator)
-    out = buffers.drift[: draws * rows]
-    torch.mm(noise.to(x), x.t(), out=out)
-    by_draw = out.view(draws, rows, len(x))
-    own = by_draw.diagonal(chunk.start, dim1=1, dim2=2).clone()
-    return by_draw.sub_(own[:, :, None])
+    return torch.randn(draws, *like.shape, generator=generator).to(like)
+
+
+def _noise_exponent(
+    x: Float[Tensor, "row d_model"], noise: Float[Tensor, "draw chunk d_model"], chunk: slice
+) -> Float[Tensor, "draw chunk row"]:
+    """Return z . (x_j - x_i) for the draws z of each row of a chunk; exactly 0 for j = i."""
+    out = _product(noise.flatten(0, 1), x).view(*noise.shape[:2], len(x))
+    own = out.diagonal(chunk.start, dim1=1, dim2=2).clone()
+    return out.sub_(own[:, :, None])
+
+
+def _product(rows: Float[Tensor, "a d_model"], x: Float[Tensor, "row d_model"]) -> Float[Tensor, "a row"]:
+    """Return rows @ x.T."""
+    if rows.dtype == torch.float32 and rows.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        # A 1 x 1 convolution over "pixels" (rows) with d_model channels, channels last, is this product.
+        # It goes to oneDNN, which uses the widest vector instructions of any processor; torch.mm goes to
+        # MKL, which on some uses half of them (measured in benchmarks/pipeline.py).
+        pixels = rearrange(rows, "a d -> 1 1 a d").permute(0, 3, 1, 2)
+        return torch.nn.functional.conv2d(pixels, x[:, :, None, None])[0, :, 0].t()
+    return rows @ x.t()
