@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_emergence.errors import ResultFileError
@@ -42,11 +43,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors in the safetensors format."""
     from safetensors.torch import save
 
-    return save({name: t.contiguous() for name, t in tensors.items()}, dict(metadata or {}))
+    # Copies: the format refuses tensors that share memory.
+    return save({name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()})
 
 
 def tensors_from_bytes(content: bytes, where: Path) -> dict[str, Tensor]:
@@ -107,5 +109,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> bytes:
-    """Return a value as indented JSON, keys in order: equal values give equal bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    """Return a value as indented JSON."""
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from tl_emergence.errors import HookError, TokenError
 
+MODEL_NOTE = "tl_emergence_note"
+"""Attribute of a model that says, for titles, what it was made from (`models.load` sets it)."""
+
 _NEEDED = ("cfg", "hooks", "hook_dict", "run_with_hooks", "blocks")
 
 
@@ -130,12 +133,50 @@ def padding_token(model: Any) -> int | None:
     return None if pad is None or pad in shared else int(pad)
 
 
+def lens_major() -> int:
+    """Return the major version of the installed TransformerLens."""
+    return int(package_version("transformer-lens").split(".")[0])
+
+
+def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: str | None) -> Any:
+    """Wrap a loaded Hugging Face model, weights unprocessed, in the model class asked for.
+
+    Args:
+        hf_model: The model; a bridge takes it over.
+        tokenizer: Its tokenizer.
+        name: The name that TransformerLens knows it by; a bridge only reads the architecture off the model.
+        model_class: "bridge", "hooked", or "auto" for the bridge where there is one.
+        device: Where to put it.
+    """
+    if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
+        from transformer_lens.model_bridge import TransformerBridge
+
+        boot = TransformerBridge.boot_transformers  # type: ignore[attr-defined]
+        return boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device).eval()
+    from transformer_lens import HookedTransformer
+
+    load = HookedTransformer.from_pretrained_no_processing
+    return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=hf_model.dtype).eval()
+
+
+def load_by_name(name: str, model_class: str, device: str | None) -> Any:
+    """Load a model from the hub by TransformerLens' own loader, weights unprocessed."""
+    if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return TransformerBridge.boot_transformers(name, device=device).eval()  # type: ignore[attr-defined]
+    from transformer_lens import HookedTransformer
+
+    return HookedTransformer.from_pretrained_no_processing(name, device=device).eval()
+
+
 def describe(model: Any) -> dict[str, Any]:
     """Return what identifies the model in a saved result: JSON values only."""
     cfg = model.cfg
     first = next(iter(model.parameters()), None)
     return {
         "model": str(getattr(cfg, "model_name", None) or "unnamed"),
+        "model_note": str(getattr(model, MODEL_NOTE, "")),
         "model_class": type(model).__name__,
         "n_layers": n_layers(model),
         "d_model": d_model(model),

@@ -1,0 +1,169 @@
+"""Results on disk: a JSON description that names, and vouches for, one safetensors file.
+
+The description is the commit point. Tensors are written first, under a name that holds their checksum;
+the description then replaces the one before by atomic rename; tensors that nothing names any more are
+removed last. Whenever the process dies, the folder holds the old result or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tl_emergence.ceiling import Ceiling
+from tl_emergence.errors import ResultFileError
+from tl_emergence.files import (
+    read_bytes,
+    read_json,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    to_json,
+    write_atomically,
+)
+from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison, Subsample
+
+_FORMAT = "tl_emergence result"
+_VERSION = 1
+_PLAIN = ("layers", "positions", "labels", "n_prompts", "cap_bits", "settings")
+_OTHER = ("exact", "subsamples", "controls")
+_TENSORS = tuple(f.name for f in fields(EmergenceResult) if f.name not in (*_PLAIN, *_OTHER))
+
+
+def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
+    """Write a result, a sweep or a comparison to a folder.
+
+    Raises:
+        ResultFileError: The folder cannot be written. What it held before stays whole.
+    """
+    folder = Path(folder)
+    tensors: dict[str, Tensor] = {}
+    described = _describe(result, "", tensors)
+    content = tensors_to_bytes(tensors)
+    checksum = hashlib.sha256(content).hexdigest()
+    name = f"result-{checksum[:16]}.safetensors"
+    write_atomically(folder / name, content)
+    head = {"format": _FORMAT, "version": _VERSION, "tensors": name, "sha256": checksum}
+    write_atomically(folder / "result.json", to_json({**head, "result": described}))
+    for stale in folder.glob("result-*.safetensors"):
+        if stale.name != name:
+            stale.unlink()
+
+
+def load_result(folder: str | PathLike[str]) -> AnyResult:
+    """Read what `save` wrote. Needs neither the model nor TransformerLens.
+
+    Raises:
+        ResultFileError: No result there, one of another format, or one that is damaged or cut off.
+
+    Example:
+        >>> information_emergence(model, tokens).save(tmp_path / "run")
+        >>> load_result(tmp_path / "run")
+        EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
+    """
+    path = Path(folder) / "result.json"
+    head = read_json(path)
+    if head.get("format") != _FORMAT or head.get("version") != _VERSION:
+        raise ResultFileError(
+            "not a result of this version",
+            seen=f"{path}: format {head.get('format')!r}, version {head.get('version')!r}",
+            expected=f"format {_FORMAT!r}, version {_VERSION}",
+            fix="Name the folder that result.save made, or measure again with this version.",
+        )
+    tensor_path = Path(folder) / Path(str(head.get("tensors"))).name
+    content = read_bytes(tensor_path)
+    if hashlib.sha256(content).hexdigest() != head.get("sha256"):
+        raise ResultFileError(
+            "damaged tensor file",
+            seen=f"{tensor_path}: {len(content):,} bytes whose checksum is not the one recorded",
+            expected="the file that was saved",
+            fix="Measure again; the file was cut off or changed.",
+        )
+    tensors = tensors_from_bytes(content, tensor_path)
+    try:
+        return _restore(head["result"], "", tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultFileError(
+            "damaged description",
+            seen=f"{path}: {type(error).__name__}: {error}",
+            expected="the description that was saved",
+            fix="Measure again; the file was changed.",
+        ) from error
+
+
+def _describe(result: AnyResult, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the JSON side of a result; put its tensors, under prefixed names, into `tensors`."""
+    if isinstance(result, EmergenceResult):
+        return _describe_one(result, prefix, tensors)
+    kind = "sigma sweep" if isinstance(result, SigmaSweep) else "space comparison"
+    parts = [
+        {"key": key, "result": _describe(part, f"{prefix}{key}/", tensors)} for key, part in result.items()
+    ]
+    return {"kind": kind, "parts": parts}
+
+
+def _describe_one(result: EmergenceResult, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for name in _TENSORS:
+        value = getattr(result, name)
+        if value is not None:
+            tensors[prefix + name] = value
+    for name in ("macro", "micro", "emergence"):
+        tensors[f"{prefix}exact/{name}"] = getattr(result.exact, name)
+    for part in result.subsamples:
+        tensors[f"{prefix}subsample-{part.n_prompts}/macro"] = part.macro
+        tensors[f"{prefix}subsample-{part.n_prompts}/emergence"] = part.emergence
+    controls = {
+        name: _describe_one(control, f"{prefix}control-{name}/", tensors)
+        for name, control in result.controls.items()
+    }
+    return {
+        "kind": "result",
+        **{name: _json(getattr(result, name)) for name in _PLAIN},
+        "subsamples": [part.n_prompts for part in result.subsamples],
+        "controls": controls,
+    }
+
+
+def _json(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _restore(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> AnyResult:
+    if described["kind"] == "result":
+        return _restore_one(described, prefix, tensors)
+    parts: dict[Any, Any] = {
+        part["key"]: _restore(part["result"], f"{prefix}{part['key']}/", tensors)
+        for part in described["parts"]
+    }
+    return SigmaSweep(parts) if described["kind"] == "sigma sweep" else SpaceComparison(parts)
+
+
+def _restore_one(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> EmergenceResult:
+    exact = [tensors[f"{prefix}exact/{name}"] for name in ("macro", "micro", "emergence")]
+    subsamples = tuple(
+        Subsample(n, tensors[f"{prefix}subsample-{n}/macro"], tensors[f"{prefix}subsample-{n}/emergence"])
+        for n in described["subsamples"]
+    )
+    controls = {
+        name: _restore_one(control, f"{prefix}control-{name}/", tensors)
+        for name, control in described["controls"].items()
+    }
+    optional = ("macro_pointwise", "micro_pointwise")
+    held = {n: tensors[prefix + n] for n in _TENSORS if n not in optional or prefix + n in tensors}
+    return EmergenceResult(
+        **held,
+        layers=tuple(described["layers"]),
+        positions=tuple(described["positions"]),
+        labels=tuple(described["labels"]),
+        n_prompts=described["n_prompts"],
+        cap_bits=described["cap_bits"],
+        settings=described["settings"],
+        exact=Ceiling(*exact),
+        subsamples=subsamples,
+        controls=controls,
+    )

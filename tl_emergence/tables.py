@@ -1,0 +1,179 @@
+"""Results as data frames, text and HTML; values are shown to the precision of their error."""
+
+from __future__ import annotations
+
+import html as html_escape
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tl_emergence.results import EmergenceResult
+
+_CONTROL_NAMES = {"shuffled_weights": "weight-shuffled", "shuffled_tokens": "token-shuffled"}
+
+
+def result_rows(result: EmergenceResult) -> pd.DataFrame:
+    """Return one row for each run, layer, position and metric."""
+    frames = [_rows(result, "")]
+    frames += [_rows(control, name) for name, control in result.controls.items()]
+    return _concat(frames)
+
+
+def joined_rows(results: Iterable[EmergenceResult]) -> pd.DataFrame:
+    """Return the rows of several results together."""
+    return _concat([result_rows(result) for result in results])
+
+
+def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
+
+
+def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
+    import pandas as pd
+
+    either = result.macro_saturated | result.micro_saturated
+    metrics = {
+        "macro": (result.macro, result.macro_stderr, result.exact.macro, result.macro_saturated),
+        "micro": (result.micro, result.micro_stderr, result.exact.micro, result.micro_saturated),
+        "emergence": (result.emergence, result.stderr, result.exact.emergence, either),
+    }
+    layer, pos = torch.meshgrid(torch.tensor(result.layers), torch.tensor(result.positions), indexing="ij")
+    frames = []
+    for metric, (value, stderr, exact, saturated) in metrics.items():
+        frames.append(
+            pd.DataFrame(
+                {
+                    "model": result.settings.get("model", "states"),
+                    "prompts": result.settings.get("prompts", "tokens"),
+                    "estimator": result.estimator,
+                    "space": result.space,
+                    "sigma": result.sigma,
+                    "control": control,
+                    "layer": layer.flatten().numpy(),
+                    "pos": pos.flatten().numpy(),
+                    "label": list(result.labels) * len(result.layers),
+                    "metric": metric,
+                    "value": value.flatten().numpy(),
+                    "stderr": stderr.flatten().numpy(),
+                    "exact": exact.flatten().numpy(),
+                    "cap_bits": math.nan if result.cap_bits is None else result.cap_bits,
+                    "saturated": saturated.flatten().numpy(),
+                }
+            )
+        )
+    return _concat(frames)
+
+
+def with_error(value: float, stderr: float) -> str:
+    """Return a value rounded to the second digit of its error, and to 3 decimals at most.
+
+    Example:
+        >>> with_error(5.31234, 0.0213), with_error(5.31234, 0.3), with_error(2.0, 0.0)
+        ('5.312 ± 0.021', '5.31 ± 0.30', '2.000')
+    """
+    if stderr == 0:
+        return f"{value:.3f}"
+    decimals = min(3, max(0, 1 - math.floor(math.log10(stderr))))
+    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
+
+
+def model_name(result: EmergenceResult) -> str:
+    """Return the model's name for titles: its note (what it was made from) where it has one."""
+    return str(result.settings.get("model_note") or result.settings.get("model", "states"))
+
+
+def header(result: EmergenceResult) -> list[str]:
+    """Return what was measured, on what and how, in a few lines."""
+    s = result.settings
+    cap = "none" if result.cap_bits is None else f"{result.cap_bits:.2f} bits"
+    details = s.get("prompts_details", {})
+    shots = f", {details['shots']} shots" if "shots" in details else ""
+    return [
+        f"{model_name(result)} on {s.get('prompts', 'tokens')}{shots}: {result.n_prompts:,} prompts x "
+        f"{max(result.positions) + 1} tokens",
+        f"{result.estimator} information at sigma {result.sigma:g} in space {result.space!r}, seed "
+        f"{s.get('seed', 0)}; cap {cap}",
+    ]
+
+
+def last_position_rows(result: EmergenceResult) -> tuple[list[str], list[list[str]]]:
+    """Return titles and cells of the table at the last scored position: one row a block."""
+    titles = ["block", "macro", "micro (mean)", "emergence", "ceiling"]
+    titles += [_CONTROL_NAMES.get(name, name) for name in result.controls]
+    titles += [f"at N = {part.n_prompts:,}" for part in result.subsamples]
+    rows = []
+    for i, layer in enumerate(result.layers):
+        macro, emergence = float(result.macro[i, -1]), float(result.emergence[i, -1])
+        flag = " (sat.)" if bool(result.macro_saturated[i, -1]) else ""
+        row = [
+            str(layer),
+            with_error(macro, float(result.macro_stderr[i, -1])) + flag,
+            f"{macro - emergence:.3f}",
+            with_error(emergence, float(result.stderr[i, -1])),
+            f"{float(result.exact.emergence[i, -1]):.3f}",
+        ]
+        row += [
+            with_error(float(c.emergence[i, -1]), float(c.stderr[i, -1])) for c in result.controls.values()
+        ]
+        row += [f"{float(part.emergence[i, -1]):.3f}" for part in result.subsamples]
+        rows.append(row)
+    return titles, rows
+
+
+def caveats(result: EmergenceResult) -> list[str]:
+    """Return what limits the numbers: saturation, collisions, missing controls, direction."""
+    lines = []
+    saturated = int(result.macro_saturated.sum())
+    if saturated:
+        lines.append(
+            f"{saturated} of {result.macro.numel()} macro values are above 0.9 of the cap: there the number "
+            "of prompts is measured, not the model."
+        )
+    if result.collisions:
+        lines.append(
+            f"{result.collisions} cells hold two distinct prefixes with the same state: there the ceiling "
+            "is too high."
+        )
+    if not result.controls:
+        lines.append("No control was run: a number without its control is not a result.")
+    for name, control in result.controls.items():
+        lines.append(
+            f"The {_CONTROL_NAMES.get(name, name)} control is not expected to be 0: its own ceiling at the "
+            f"last position is {float(control.exact.emergence[-1, -1]):.3f} bits."
+        )
+    if result.estimator == "noise":
+        lines.append("These numbers describe this prompt set at this resolution: compare at equal N only.")
+    return lines
+
+
+def summary(result: EmergenceResult) -> str:
+    """Return the result in words and one table."""
+    titles, rows = last_position_rows(result)
+    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
+    table = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [titles, *rows]
+    ]
+    where = f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits:"
+    return "\n".join([*header(result), "", where, *table, "", *caveats(result)])
+
+
+def html(result: EmergenceResult) -> str:
+    """Return a small table for notebooks."""
+    titles, rows = last_position_rows(result)
+    escape = html_escape.escape
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    lines = "<br>".join(escape(line) for line in header(result))
+    where = escape(f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits:")
+    return (
+        f"<p>{lines}<br>{where}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<p>{'<br>'.join(escape(line) for line in caveats(result))}</p>"
+    )
