@@ -14,6 +14,7 @@ from tl_emergence.emergence import (
 from tl_emergence.estimators import Estimate, mutual_information
 from tl_emergence.prompts import PromptSet
 from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
+from tl_emergence.saving import load_result
 
 __all__ = [
     "Ceiling",
@@ -31,6 +32,7 @@ __all__ = [
     "exact_population",
     "information_emergence",
     "information_emergence_from_cache",
+    "load_result",
     "mutual_information",
     "prompts",
     "shuffled_weights",

@@ -186,7 +186,7 @@ def side_by_side(
     """
     if not results:
         raise SettingError("nothing to draw", seen="no results", expected="at least one", fix="Pass some.")
-    picked = {space: _at_sigma(found, sigma) for space, found in results.items()}
+    picked = {space: at_sigma(found, sigma) for space, found in results.items()}
     panels = [(f"space {space!r}", found) for space, found in picked.items()]
     first_space, first = next(iter(picked.items()))
     for name in [name for name in _CONTROL_STYLE if name in first.controls][:1]:
@@ -202,6 +202,26 @@ def side_by_side(
     figure.colorbar(image, ax=list(all_axes), label=_scale_label(metric))
     figure.suptitle(_title(first, space=False), fontsize=11)
     return figure
+
+
+def at_sigma(found: EmergenceResult | SigmaSweep, sigma: float | None) -> EmergenceResult:
+    """Return a result itself, or the one of a sweep at sigma (nearest to 0.5 for None).
+
+    Raises:
+        SettingError: A sigma that was not measured.
+    """
+    if isinstance(found, EmergenceResult):
+        return found
+    chosen = min(found, key=lambda s: abs(s - 0.5)) if sigma is None else sigma
+    if chosen not in found:
+        raise SettingError(
+            "sigma not measured", seen=chosen, expected=f"one of {sorted(found)}", fix="Choose one of these."
+        )
+    return found[chosen]
+
+
+def _scale_label(metric: str) -> str:
+    return f"{metric} (bits); the scale ends at the ceiling\nframed: above 0.9 of the cap (saturated)"
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -287,21 +307,6 @@ def _column(result: EmergenceResult, pos: int) -> int:
             fix="Measure again with positions= that include it.",
         )
     return result.positions.index(pos)
-
-
-def _at_sigma(found: EmergenceResult | SigmaSweep, sigma: float | None) -> EmergenceResult:
-    if isinstance(found, EmergenceResult):
-        return found
-    chosen = min(found, key=lambda s: abs(s - 0.5)) if sigma is None else sigma
-    if chosen not in found:
-        raise SettingError(
-            "sigma not measured", seen=chosen, expected=f"one of {sorted(found)}", fix="Choose one of these."
-        )
-    return found[chosen]
-
-
-def _scale_label(metric: str) -> str:
-    return f"{metric} (bits); the scale ends at the ceiling\nframed: above 0.9 of the cap (saturated)"
 
 
 def _two_lines(title: str) -> str:

@@ -78,7 +78,7 @@ def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
 
 
 def check_finite(
-    states: tuple[int, ...], written: Sequence[tuple[int, Float[Tensor, "state row d_model"]]]
+    states: tuple[int, ...], written: Sequence[tuple[int, Float[Tensor, "state _row d_model"]]]
 ) -> None:
     """Raise StateError when a state of (position, tensor) pairs holds NaN or infinity."""
     for position, tensor in written:

@@ -72,8 +72,8 @@ def probe_norm(module: nn.Module, d_model: int, like: Tensor) -> Norm | None:
     gain = (plus - minus) / (2 * v.to(torch.float64))
     bias = (plus + minus) / 2
     tolerance = 4 * torch.finfo(like.dtype).eps * (gain.abs().max() + bias.abs().max())
-    if (doubled - plus).abs().max() > tolerance * _PROBE_SCALE:
-        identity = (plus - probes[0, 0]).abs().max() <= tolerance * _PROBE_SCALE
+    if (doubled - plus).abs().max() > tolerance:
+        identity = (plus - probes[0, 0]).abs().max() <= tolerance
         return no_norm(d_model) if identity else None
     kind: NormKind = "layer" if (shifted - plus).abs().max() <= 8 * tolerance else "rms"
     return Norm(kind, gain.cpu(), bias.cpu(), _epsilon(module))

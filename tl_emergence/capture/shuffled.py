@@ -77,7 +77,7 @@ def _is_bias(name: str) -> bool:
     return last in ("bias", "b") or last.startswith(("b_", "_b_"))
 
 
-def _as_integers(flat: Tensor) -> np.ndarray[Any, Any]:
+def _as_integers(flat: Tensor) -> np.ndarray:
     """View the numbers as integers of the same size: a permutation moves bits, whatever they mean."""
     sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return flat.view(sizes[flat.element_size()]).numpy()

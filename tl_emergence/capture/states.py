@@ -46,7 +46,7 @@ class CapturedStates:
     layers: tuple[int, ...]
     positions: tuple[int, ...]
     states: tuple[int, ...]
-    macro: tuple[Float[Tensor, "state row d_model"], ...]
+    macro: tuple[Float[Tensor, "state _row d_model"], ...]
     prefix_rows: tuple[Int[Tensor, " prompt"], ...]
     micro: Float[Tensor, "state token d_model"]
     token_rows: Int[Tensor, "pos prompt"]
@@ -174,7 +174,7 @@ def capture_states(
     )
 
 
-Target = tuple[int, Int[Tensor, " row"], Float[Tensor, "state row d_model"]]
+Target = tuple[int, Int[Tensor, " _row"], Float[Tensor, "state _row d_model"]]
 """Where a batch's states go: position in the input, rows of the batch, slice of the store."""
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from tl_emergence.errors import ResultFileError
 
 IN_MEMORY_BYTES = 512 * 2**20
 """States that take more than this go to memory-mapped files."""
@@ -33,13 +37,16 @@ class StateStore:
             self.folder = Path(temporary.name)
             weakref.finalize(self, temporary.cleanup)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with _as_file_error(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     def tensor(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor, or what the file of this name held before."""
         if self.folder is None:
             return torch.empty(*shape, dtype=dtype)
         path = self.folder / f"{name}.states"
+        with _as_file_error(path):
+            _reserve(path, math.prod(shape) * dtype.itemsize)
         flat = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
         return flat.view(*shape)
 
@@ -73,6 +80,29 @@ class BatchJournal:
             return
         with self.path.open("a") as lines:
             lines.write(f"\n{json.dumps({'batch': batch, 'crc32': _crc32(written)})}\n")
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Take the disk space now: a full disk is an error here, and a crash when mapped memory is written."""
+    with path.open("ab") as file:
+        if os.fstat(file.fileno()).st_size == n_bytes:
+            return
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        os.truncate(path, n_bytes)
+
+
+@contextmanager
+def _as_file_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultFileError(
+            "cannot keep states",
+            seen=f"{path}: {error.strerror or error}",
+            expected="a folder that can be written, with room for the states",
+            fix="Name another work folder, free space, or score fewer layers or positions at a time.",
+        ) from error
 
 
 def _crc32(tensors: Iterable[Tensor]) -> int:

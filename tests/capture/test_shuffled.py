@@ -1,0 +1,105 @@
+"""The weight-shuffled control changes the weights, and nothing else, and only while it lasts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests import toys
+from tl_emergence.capture import shuffled_weights
+
+pytestmark = pytest.mark.matrix
+
+
+def parameters(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_weights_are_permuted_norms_and_biases_stay_and_all_is_restored(model: Any) -> None:
+    before = parameters(model)
+    logits = model(toys.TOKENS)
+    with shuffled_weights(model, seed=1):
+        inside = parameters(model)
+        assert not torch.allclose(model(toys.TOKENS), logits)
+    for name, old in before.items():
+        bias = name.rsplit(".", 1)[-1] in ("bias", "b") or ".b_" in name or "._b_" in name
+        if old.ndim >= 2 and not bias:
+            assert not torch.equal(inside[name], old), name
+            assert torch.equal(inside[name].flatten().sort().values, old.flatten().sort().values), name
+        else:
+            assert torch.equal(inside[name], old), name
+    after = parameters(model)
+    assert all(torch.equal(after[name], old) for name, old in before.items())
+    assert torch.equal(model(toys.TOKENS), logits)
+
+
+def test_the_permutation_is_seeded(model: Any) -> None:
+    def inside(seed: int) -> dict[str, torch.Tensor]:
+        with shuffled_weights(model, seed=seed):
+            return parameters(model)
+
+    first, again, other = inside(1), inside(1), inside(2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_weights_are_restored_after_an_exception(model: Any, error: type[BaseException]) -> None:
+    before = parameters(model)
+    with pytest.raises(error), shuffled_weights(model):
+        raise error
+    after = parameters(model)
+    assert all(torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_tied_and_overlapping_weights_are_permuted_once() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            whole = torch.arange(24.0).view(4, 6)
+            self.whole = torch.nn.Parameter(whole)
+            self.left = torch.nn.Parameter(whole[:, :3])
+            self.right = torch.nn.Parameter(whole[:, 3:])
+            self.tied = self.whole
+
+    model = Tied()
+    assert model.left.data_ptr() == model.whole.data_ptr()
+    with shuffled_weights(model, seed=0):
+        assert sorted(model.whole.detach().flatten().tolist()) == [float(i) for i in range(24)]
+        assert model.whole[0].tolist() != [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert torch.equal(model.whole, torch.arange(24.0).view(4, 6))
+
+
+def test_half_precision_weights_come_back_bit_for_bit() -> None:
+    model = toys.make_model(toys.MODEL_KINDS[0], dtype=torch.bfloat16)
+    before = parameters(model)
+    with shuffled_weights(model):
+        pass
+    after = parameters(model)
+    assert all(torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_an_interrupt_while_restoring_waits(monkeypatch: pytest.MonkeyPatch, toy: Any) -> None:
+    import os
+    import signal
+
+    before = parameters(toy)
+    original, fired = torch.Tensor.copy_, []
+
+    def copy_and_interrupt(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = original(self, *args, **kwargs)
+        if leaving and not fired:
+            fired.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return out
+
+    leaving: list[bool] = []
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), shuffled_weights(toy):
+        leaving.append(True)
+    monkeypatch.undo()
+    assert fired
+    after = parameters(toy)
+    assert all(torch.equal(after[name], old) for name, old in before.items())

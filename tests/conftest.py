@@ -1,0 +1,72 @@
+"""Shapes are checked at run time in the tests: jaxtyping's import hook with beartype, before any import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a mistake: fail at once
+
+from importlib.metadata import version
+
+import jaxtyping
+
+# TransformerLens 2.x pins a beartype that does not know every hint used here (PathLike[str], for one).
+if tuple(int(part) for part in version("beartype").split(".")[:2]) >= (0, 18):
+    jaxtyping.install_import_hook("tl_emergence", "beartype.beartype")
+
+import pytest
+import torch
+
+import tl_emergence as tle
+from tests import toys
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def as_shipped() -> Iterator[None]:
+    """Switch the run-time shape checks off: what users get is the package's own typed errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return toys.save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session", params=toys.MODEL_KINDS)
+def model(request: pytest.FixtureRequest) -> Any:
+    """Return a small random model of every class and norm that the installed TransformerLens has."""
+    return toys.make_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def tokens() -> torch.Tensor:
+    return toys.TOKENS
+
+
+@pytest.fixture(scope="session")
+def toy() -> Any:
+    """Return one small model, where the class does not matter."""
+    return toys.make_model(toys.MODEL_KINDS[0])
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict[str, Any], tokenizer: Any, toy: Any, tmp_path: Path) -> None:
+    """Give the examples in docstrings the names that a reader has at hand."""
+    doctest_namespace |= {
+        "tokenizer": tokenizer,
+        "tokens": toys.TOKENS,
+        "model": toy,
+        "tmp_path": tmp_path,
+        "information_emergence": tle.information_emergence,
+        "information_emergence_from_cache": tle.information_emergence_from_cache,
+        "shuffled_weights": tle.shuffled_weights,
+        "demonstrations": tle.prompts.demonstrations,
+        "load_result": tle.load_result,
+    }

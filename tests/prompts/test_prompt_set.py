@@ -1,0 +1,73 @@
+"""Prompt sets from tokens: what is checked, copied and remembered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tl_emergence.errors import TokenError
+from tl_emergence.prompts import from_tokens
+from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
+
+GOOD = torch.tensor([[5, 7], [6, 7], [5, 8]])
+
+
+def test_tokens_are_copied() -> None:
+    mine = GOOD.clone()
+    prompts = from_tokens(mine)
+    mine[0, 0] = 99
+    assert torch.equal(prompts.tokens, GOOD)
+
+
+def test_equal_content_has_an_equal_hash_whatever_the_dtype() -> None:
+    assert from_tokens(GOOD).content_hash == from_tokens(GOOD.to(torch.int32)).content_hash
+    assert from_tokens(GOOD).content_hash != from_tokens(GOOD.flip(0)).content_hash
+    assert from_tokens(GOOD).content_hash != from_tokens(GOOD.t().contiguous()).content_hash
+
+
+def test_padding_on_either_side_is_dropped_by_an_explicit_mask() -> None:
+    padded = torch.tensor([[0, 0, 5, 7], [0, 6, 7, 0], [5, 8, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+    assert torch.equal(from_tokens(padded, attention_mask=mask).tokens, GOOD)
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        (GOOD[0], {}, r"tokens have the wrong shape: saw \(2,\); expected \[prompt, pos\]"),
+        (GOOD[None], {}, "tokens have the wrong shape"),
+        (GOOD[:, :0], {}, "tokens have the wrong shape"),
+        (GOOD.float(), {}, "tokens have the wrong dtype: saw torch.float32"),
+        ([[1, 2], [3, 4]], {}, "tokens are not a tensor: saw list"),
+        (GOOD[:1], {}, r"too few prompts: saw 1 prompt\(s\); expected at least 2"),
+        (GOOD - 6, {}, "negative token ids: saw -1"),
+        (GOOD, {"labels": ["one"]}, "labels do not fit the prompts: saw 1 labels for 2 positions"),
+        (GOOD, {"attention_mask": torch.ones(3, 3)}, "attention_mask does not fit the tokens"),
+        (
+            GOOD,
+            {"attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1]])},
+            "prompts of unequal length: saw between 1 and 2 tokens under the mask",
+        ),
+    ],
+)
+def test_bad_tokens_get_a_typed_error(tokens: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TokenError, match=message):
+        from_tokens(tokens, **options)
+
+
+def test_prefixes_are_equal_exactly_when_all_their_tokens_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 3, (60, 5), generator=generator)
+    ids = prefix_ids(tokens)
+    for t in range(5):
+        same_tokens = (tokens[:, None, : t + 1] == tokens[None, :, : t + 1]).all(dim=-1)
+        assert torch.equal(ids[t][:, None] == ids[t][None, :], same_tokens)
+
+
+def test_numbers_are_given_in_order_of_appearance() -> None:
+    ids = number_by_appearance(torch.tensor([9, 2, 9, 7, 2]))
+    assert ids.tolist() == [0, 1, 0, 2, 1]
+    assert first_rows(ids).tolist() == [0, 1, 3]

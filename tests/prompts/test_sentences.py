@@ -1,0 +1,95 @@
+"""Natural-text windows, cut at full stops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tl_emergence.errors import SettingError, TokenError
+from tl_emergence.prompts import sentences
+
+TEXT = " France, Germany, Italy. Spain, China, Japan, India. Russia: Brazil, Canada, Mexico. Egypt"
+
+
+def words(tokenizer: Any, prompts: Any) -> list[str]:
+    return [tokenizer.decode(row) for row in prompts.tokens]
+
+
+def test_a_start_window_begins_right_after_a_full_stop_and_holds_no_break(tokenizer: Any) -> None:
+    prompts = sentences([TEXT, TEXT], tokenizer, n_tokens=5, min_tokens=5)
+    assert words(tokenizer, prompts) == [" Spain, China, Japan"] * 2
+
+
+def test_an_end_window_ends_right_before_a_full_stop(tokenizer: Any) -> None:
+    prompts = sentences([TEXT], tokenizer, n_tokens=3, anchor="end", min_tokens=5)
+    assert words(tokenizer, prompts) == [" Germany, Italy", " Japan, India", " Canada, Mexico"]
+    # Six tokens back from the third stop stands the colon: that window does not count.
+    prompts = sentences([TEXT, TEXT], tokenizer, n_tokens=6, anchor="end", min_tokens=5)
+    assert words(tokenizer, prompts) == [", China, Japan, India"] * 2
+
+
+def test_short_texts_and_texts_with_one_stop_do_not_count(tokenizer: Any) -> None:
+    one_stop = " France, Germany, Italy, Spain. China, Japan, India, Russia"
+    with pytest.raises(TokenError, match="too few windows: saw 0 windows in 2 texts; expected at least 2"):
+        sentences([one_stop, TEXT], tokenizer, n_tokens=3, min_tokens=40)
+
+
+def test_reading_stops_at_n_so_that_endless_sources_work(tokenizer: Any) -> None:
+    def endless() -> Any:
+        while True:
+            yield TEXT
+
+    prompts = sentences(endless(), tokenizer, n_tokens=4, n=7, min_tokens=5)
+    assert len(prompts) == 7
+
+
+def test_text_files_json_lines_and_rows_give_the_same(tokenizer: Any, tmp_path: Path) -> None:
+    plain, lines = tmp_path / "texts.txt", tmp_path / "texts.jsonl"
+    plain.write_text(f"{TEXT}\n\n{TEXT}\n")
+    lines.write_text("".join(json.dumps({"body": TEXT}) + "\n" for _ in range(2)))
+    options: dict[str, Any] = {"n_tokens": 3, "min_tokens": 5}
+    expected = sentences([TEXT, TEXT], tokenizer, **options).tokens.tolist()
+    assert sentences(plain, tokenizer, **options).tokens.tolist() == expected
+    assert sentences(str(lines), tokenizer, field="body", **options).tokens.tolist() == expected
+    rows = [{"body": TEXT}] * 2
+    assert sentences(rows, tokenizer, field="body", **options).tokens.tolist() == expected
+
+
+def test_a_streamed_hugging_face_dataset_is_read(tokenizer: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("".join(json.dumps({"text": TEXT}) + "\n" for _ in range(3)))
+    streamed = datasets.load_dataset(
+        "json", data_files=str(lines), split="train", streaming=True, cache_dir=str(tmp_path)
+    )
+    assert len(sentences(streamed, tokenizer, n_tokens=3, min_tokens=5)) == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error", "message"),
+    [
+        ("no such file", {}, SettingError, "no such text source: saw 'no such file'"),
+        ([TEXT], {"anchor": "middle"}, SettingError, "unknown anchor: saw 'middle'"),
+        ([TEXT], {"n_tokens": 0}, SettingError, "window settings out of range: saw n_tokens=0"),
+        ([TEXT], {"n": 1}, SettingError, "window settings out of range"),
+        ([{"body": TEXT}], {}, TokenError, r"a row without text: saw row 0: fields \['body'\]"),
+        ([3], {}, TokenError, "a row without text: saw row 0: int"),
+        ([TEXT], {"n": 50, "min_tokens": 5}, TokenError, "too few windows: saw"),
+    ],
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_bad_sources_get_a_typed_error(
+    texts: Any, options: dict[str, Any], error: type[Exception], message: str, tokenizer: Any
+) -> None:
+    with pytest.raises(error, match=message):
+        sentences(texts, tokenizer, **options)
+
+
+def test_a_broken_json_line_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text(json.dumps({"text": TEXT}) + '\n{"text": "cut o')
+    with pytest.raises(TokenError, match=r"a line that is not JSON: saw texts.jsonl, line 2"):
+        sentences(lines, tokenizer)
