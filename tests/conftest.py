@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a mistake: fail at once
@@ -20,7 +19,6 @@ if tuple(int(part) for part in version("beartype").split(".")[:2]) >= (0, 18):
 import pytest
 import torch
 
-import tl_emergence as tle
 from tests import toys
 
 torch.set_num_threads(2)
@@ -54,19 +52,3 @@ def tokens() -> torch.Tensor:
 def toy() -> Any:
     """Return one small model, where the class does not matter."""
     return toys.make_model(toys.MODEL_KINDS[0])
-
-
-@pytest.fixture(autouse=True)
-def _doctest_names(doctest_namespace: dict[str, Any], tokenizer: Any, toy: Any, tmp_path: Path) -> None:
-    """Give the examples in docstrings the names that a reader has at hand."""
-    doctest_namespace |= {
-        "tokenizer": tokenizer,
-        "tokens": toys.TOKENS,
-        "model": toy,
-        "tmp_path": tmp_path,
-        "information_emergence": tle.information_emergence,
-        "information_emergence_from_cache": tle.information_emergence_from_cache,
-        "shuffled_weights": tle.shuffled_weights,
-        "demonstrations": tle.prompts.demonstrations,
-        "load_result": tle.load_result,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,13 @@ def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1) 
     if family == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
 
-        model: Any = TransformerBridge.boot_native(shape)  # type: ignore[attr-defined]
+        boot: Any = TransformerBridge.boot_native  # type: ignore[attr-defined]
+        model: Any = boot(shape)
     else:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
-
+        lens: Any = importlib.import_module("transformer_lens")
         # Seeding the config seeds the global generator: a test toy must not do that to its neighbours.
         with torch.random.fork_rng(devices=[]):
-            model = HookedTransformer(HookedTransformerConfig(**shape))
+            model = lens.HookedTransformer(lens.HookedTransformerConfig(**shape))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -81,6 +81,7 @@ def run(
         result = _finished(out, asked)
         if result is None:
             result = _measure(out, asked, settings, threads)
+        shutil.rmtree(out / ".work", ignore_errors=True)
         _write_outputs(result, out, figures)
 
 
@@ -125,7 +126,7 @@ def estimators() -> None:
 
 
 def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any], threads: int | None) -> AnyResult:
-    """Run the measurement with its parts kept in out/.work, which goes when the result is saved."""
+    """Run the measurement with its parts kept in out/.work, and save the result."""
     import torch
 
     from tl_emergence.emergence import information_emergence
@@ -152,7 +153,6 @@ def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any], threads
             shutil.rmtree(out if fresh else work, ignore_errors=True)
         raise
     write_atomically(out / "run.json", to_json(asked))
-    shutil.rmtree(work, ignore_errors=True)
     return result
 
 

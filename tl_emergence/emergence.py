@@ -13,20 +13,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
-from tl_emergence.capture.cached import CacheNorms, states_from_cache
-from tl_emergence.capture.shuffled import shuffled_weights
+from tl_emergence.capture.cached import CacheNorms, StateCache, states_from_cache
 from tl_emergence.capture.spaces import Space
-from tl_emergence.capture.states import CapturedStates, capture_states
+from tl_emergence.capture.states import CapturedStates
 from tl_emergence.checkpoints import Workspace, weights_fingerprint
-from tl_emergence.errors import SettingError, unknown_name
-from tl_emergence.estimators.interface import Estimator, generator_for
+from tl_emergence.controls import captured, check_controls
+from tl_emergence.errors import SettingError
+from tl_emergence.estimators.interface import Estimator
 from tl_emergence.estimators.registry import check_options, get_estimator
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
 from tl_emergence.scoring import Micro, score
-
-CONTROLS = ("shuffled_weights", "shuffled_tokens")
-"""The names that `controls=` knows."""
 
 
 class EmergenceWarning(UserWarning):
@@ -134,7 +131,7 @@ def information_emergence(
     chosen = get_estimator(estimator)
     check_options(chosen, options)
     sigmas = _sigmas(chosen, sigma)
-    _check_controls(controls)
+    check_controls(controls)
     capture_settings = {
         "layers": layers,
         "positions": positions,
@@ -158,7 +155,7 @@ def information_emergence(
     spaces: tuple[Space, ...] | None = None
     runs: dict[str, dict[str, list[EmergenceResult]]] = {}
     for run in ("model", *dict.fromkeys(controls)):
-        states = _captured(model, prompt_set, run, seed, workspace, progress, capture_settings)
+        states = captured(model, prompt_set, run, seed, workspace, progress, capture_settings)
         if spaces is None:
             spaces = _spaces(space, states, stacklevel=3)
         runs[run] = {
@@ -181,9 +178,36 @@ def information_emergence(
     return _assembled(runs, sigmas, sigma, space)
 
 
+@overload
 def information_emergence_from_cache(
-    cache: Mapping[str, Tensor],
-    micro_cache: Mapping[str, Tensor],
+    cache: StateCache,
+    micro_cache: StateCache,
+    *,
+    sigma: float | None = None,
+    space: Space | None = None,
+    **settings: Any,
+) -> EmergenceResult: ...
+@overload
+def information_emergence_from_cache(
+    cache: StateCache,
+    micro_cache: StateCache,
+    *,
+    sigma: Sequence[float],
+    space: Space | None = None,
+    **settings: Any,
+) -> SigmaSweep: ...
+@overload
+def information_emergence_from_cache(
+    cache: StateCache,
+    micro_cache: StateCache,
+    *,
+    sigma: float | Sequence[float] | None = None,
+    space: Sequence[Space],
+    **settings: Any,
+) -> SpaceComparison: ...
+def information_emergence_from_cache(
+    cache: StateCache,
+    micro_cache: StateCache,
     *,
     tokens: PromptSet | Int[Tensor, "prompt pos"],
     micro_tokens: Int[Tensor, " token"],
@@ -272,36 +296,6 @@ def information_emergence_from_cache(
     return _assembled({"model": scored}, sigmas, sigma, space)
 
 
-def _captured(
-    model: Any,
-    prompts: PromptSet,
-    run: str,
-    seed: int,
-    workspace: Workspace,
-    progress: bool,
-    settings: Mapping[str, Any],
-) -> CapturedStates:
-    """Capture the states of the model itself or of one control."""
-    folder = workspace.subfolder(f"states-{run}")
-    if run == "shuffled_weights":
-        with shuffled_weights(model, seed=seed):
-            return capture_states(model, prompts, folder=folder, progress=progress, **settings)
-    if run == "shuffled_tokens":
-        prompts = _with_shuffled_tokens(prompts, seed)
-    return capture_states(model, prompts, folder=folder, progress=progress, **settings)
-
-
-def _with_shuffled_tokens(prompts: PromptSet, seed: int) -> PromptSet:
-    """Permute the tokens of each position across prompts: marginals stay, the joint goes."""
-    columns = [
-        column[torch.randperm(len(prompts), generator=generator_for(seed, "shuffled_tokens", t))]
-        for t, column in enumerate(prompts.tokens.unbind(dim=1))
-    ]
-    details = {**prompts.details, "shuffled_tokens": {"seed": seed, "of": prompts.content_hash}}
-    name = f"{prompts.name}, tokens shuffled"
-    return PromptSet(torch.stack(columns, dim=1), prompts.labels, name, details=details)
-
-
 def _assembled(
     runs: Mapping[str, Mapping[str, list[EmergenceResult]]],
     sigmas: tuple[float, ...],
@@ -338,20 +332,6 @@ def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tupl
             fix="Pass a number or several different ones: sigma=(0.25, 0.5, 1, 2).",
         )
     return levels
-
-
-def _check_controls(controls: Sequence[str]) -> None:
-    names = [controls] if isinstance(controls, str) else list(controls)
-    for name in names:
-        if name not in CONTROLS:
-            raise unknown_name("control", name, CONTROLS)
-    if isinstance(controls, str):
-        raise SettingError(
-            "controls is one string",
-            seen=repr(controls),
-            expected="a sequence of names",
-            fix=f"Pass controls=({controls!r},).",
-        )
 
 
 def _spaces(

@@ -222,9 +222,10 @@ def _load_folder(folder: Path, lens_name: str, model_class: str, device: str | N
         )
     with _as_load_error(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        hf_model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+        hf_model, found = loaded
         gaps = {kind: found.get(kind) for kind in ("missing_keys", "mismatched_keys") if found.get(kind)}
         if gaps:
             raise ValueError(f"weights that are not in the checkpoint: {gaps}")

@@ -195,11 +195,13 @@ def side_by_side(
     size = (0.8 + 3.6 * len(panels), 2.0 + 0.22 * len(first.layers))
     figure = Figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, found) in zip(all_axes, panels, strict=True):
-        image = _draw_heatmap(axes, found, metric, title, vmax)
-        if axes is not all_axes[0]:
-            axes.set_ylabel("")
-    figure.colorbar(image, ax=list(all_axes), label=_scale_label(metric))
+    images = [
+        _draw_heatmap(axes, found, metric, title, vmax)
+        for axes, (title, found) in zip(all_axes, panels, strict=True)
+    ]
+    for axes in all_axes[1:]:
+        axes.set_ylabel("")
+    figure.colorbar(images[0], ax=list(all_axes), label=_scale_label(metric))
     figure.suptitle(_title(first, space=False), fontsize=11)
     return figure
 

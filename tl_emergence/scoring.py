@@ -87,8 +87,11 @@ class _SpaceView(Sequence[Tensor]):
         scales: Sequence[float],
         device: torch.device,
     ) -> None:
-        self._raw, self._states, self._space = raw, states, space
-        self._scales, self._device = scales, device
+        self._raw = raw
+        self._states = states
+        self._space: Space = space
+        self._scales = scales
+        self._device = device
 
     def __len__(self) -> int:
         return len(self._raw)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import integrate, special
+from scipy import integrate
+
+
+def log_mixture(exponents: np.ndarray, weights: np.ndarray) -> float:
+    """Return ln sum_j w_j exp(e_j)."""
+    largest = exponents.max()
+    return float(largest + np.log(weights @ np.exp(exponents - largest)))
 
 
 def noise_information_slowly(
@@ -24,9 +30,9 @@ def noise_information_slowly(
             v = y[i] + sigma * rng.standard_normal(y.shape[1])
             from_x = -((u - x) ** 2).sum(axis=1) / (2 * sigma**2)
             from_y = -((v - y) ** 2).sum(axis=1) / (2 * sigma**2)
-            log_p_u = special.logsumexp(from_x, b=weights)
-            log_p_v = special.logsumexp(from_y, b=weights)
-            log_p_uv = special.logsumexp(from_x + from_y, b=weights)
+            log_p_u = log_mixture(from_x, weights)
+            log_p_v = log_mixture(from_y, weights)
+            log_p_uv = log_mixture(from_x + from_y, weights)
             values[i, d] = (log_p_uv - log_p_u - log_p_v) / math.log(2)
     bits = float(weights @ values.mean(axis=1))
     stderr = math.sqrt(float((weights**2) @ values.var(axis=1, ddof=1)) / draws)
@@ -50,7 +56,9 @@ def two_point_information(a: float, b: float, sigma: float) -> float:
 
 def pairwise_bound(distances: np.ndarray, weights: np.ndarray) -> float:
     """Return sum_i w_i * -ln sum_j w_j exp(-d_ij), in bits (Kolchinsky and Tracey, arXiv 1706.02419)."""
-    return -float(weights @ special.logsumexp(-distances, b=weights[None, :], axis=1)) / math.log(2)
+    return -sum(w * log_mixture(-row, weights) for w, row in zip(weights, distances, strict=True)) / math.log(
+        2
+    )
 
 
 def noise_envelope(x: np.ndarray, y: np.ndarray, weights: np.ndarray, sigma: float) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,20 @@ from tl_emergence.errors import SettingError, StateError
 from tl_emergence.prompts.prefixes import first_rows, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
 
+
+@runtime_checkable
+class StateCache(Protocol):
+    """Anything that gives states by hook name: an ActivationCache, or a plain dictionary."""
+
+    def __getitem__(self, name: Any, /) -> Any:
+        """Return the tensor of a hook."""
+        ...
+
+    def keys(self) -> Iterable[Any]:
+        """Return the hook names."""
+        ...
+
+
 CacheNorms = Sequence[Callable[[Tensor], Tensor]]
 """One callable a state: the first norm of every block, then the final norm."""
 
@@ -24,8 +39,8 @@ _SAME = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bf
 
 
 def states_from_cache(
-    cache: Mapping[str, Tensor],
-    micro_cache: Mapping[str, Tensor],
+    cache: StateCache,
+    micro_cache: StateCache,
     prompts: PromptSet,
     micro_tokens: Int[Tensor, " token"],
     *,
@@ -89,8 +104,12 @@ def states_from_cache(
     )
 
 
-def _count_layers(cache: Mapping[str, Tensor]) -> int:
-    found = [re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", str(name)) for name in cache]
+def _names(cache: StateCache) -> set[Any]:
+    return set(cache.keys())
+
+
+def _count_layers(cache: StateCache) -> int:
+    found = [re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", str(name)) for name in _names(cache)]
     numbers = [int(match[1]) for match in found if match]
     if not numbers:
         raise StateError(
@@ -102,11 +121,12 @@ def _count_layers(cache: Mapping[str, Tensor]) -> int:
     return max(numbers) + 1
 
 
-def _state(cache: Mapping[str, Tensor], state: int, n_layers: int, which: str) -> Tensor:
+def _state(cache: StateCache, state: int, n_layers: int, which: str) -> Tensor:
     names = [f"blocks.{state}.hook_resid_pre", f"blocks.{state - 1}.hook_resid_post"]
     names = [name for name in names if 0 <= int(name.split(".")[1]) < n_layers]
+    held = _names(cache)
     for name in names:
-        if name in cache:
+        if name in held:
             return cache[name]
     raise StateError(
         f"a hook is missing from the {which}",
@@ -175,7 +195,7 @@ def _checked_shape(states: Tensor, rows: int, least: int, most: int | None, whic
 
 
 def _micro_state(
-    cache: Mapping[str, Tensor], state: int, n_layers: int, n_tokens: int, n_prefix: int
+    cache: StateCache, state: int, n_layers: int, n_tokens: int, n_prefix: int
 ) -> Float[Tensor, "token d_model"]:
     length = n_prefix + 1
     found = _checked_shape(
@@ -185,7 +205,7 @@ def _micro_state(
 
 
 def _macro_state(
-    cache: Mapping[str, Tensor],
+    cache: StateCache,
     state: int,
     n_layers: int,
     columns: Int[Tensor, " prompt"],

@@ -6,6 +6,7 @@ Nothing here imports TransformerLens: models are known by what they offer (`cfg`
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -149,25 +150,24 @@ def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: str
         device: Where to put it.
     """
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
-        from transformer_lens.model_bridge import TransformerBridge
-
-        boot = TransformerBridge.boot_transformers  # type: ignore[attr-defined]
+        boot = _class("transformer_lens.model_bridge", "TransformerBridge").boot_transformers
         return boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device).eval()
-    from transformer_lens import HookedTransformer
-
-    load = HookedTransformer.from_pretrained_no_processing
+    load = _class("transformer_lens", "HookedTransformer").from_pretrained_no_processing
     return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=hf_model.dtype).eval()
 
 
 def load_by_name(name: str, model_class: str, device: str | None) -> Any:
     """Load a model from the hub by TransformerLens' own loader, weights unprocessed."""
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
-        from transformer_lens.model_bridge import TransformerBridge
+        bridge = _class("transformer_lens.model_bridge", "TransformerBridge")
+        return bridge.boot_transformers(name, device=device).eval()
+    hooked_transformer = _class("transformer_lens", "HookedTransformer")
+    return hooked_transformer.from_pretrained_no_processing(name, device=device).eval()
 
-        return TransformerBridge.boot_transformers(name, device=device).eval()  # type: ignore[attr-defined]
-    from transformer_lens import HookedTransformer
 
-    return HookedTransformer.from_pretrained_no_processing(name, device=device).eval()
+def _class(module: str, name: str) -> Any:
+    """Import a class that only some versions have."""
+    return getattr(importlib.import_module(module), name)
 
 
 def describe(model: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -127,22 +127,20 @@ class Estimator(Protocol):
         """Names of the options that it takes besides sigma and seed."""
         ...
 
-    def pair(
-        self,
-        x: Float[Tensor, "sample d_x"],
-        y: Float[Tensor, "sample d_y"],
-        *,
-        sigma: float,
-        seed: int,
-        **options: Any,
-    ) -> Estimate:
-        """Estimate I(x; y) for two checked matrices, as they are."""
+    @property
+    def pair(self) -> Callable[..., Estimate]:
+        """Estimate I(x; y) for two checked matrices as they are.
+
+        Called with x and y, and sigma, seed and the estimator's own options by keyword.
+        """
         ...
 
-    def chain(
-        self, chain: StateChain, *, sigmas: Sequence[float], seed: int, **options: Any
-    ) -> ChainEstimate:
-        """Estimate every scored pair of a chain."""
+    @property
+    def chain(self) -> Callable[..., ChainEstimate]:
+        """Estimate every scored pair of a `StateChain`, at every noise level.
+
+        Called with the chain, and sigmas, seed and the estimator's own options by keyword.
+        """
         ...
 
 

@@ -1,0 +1,439 @@
+"""Information emergence from models and caches: definition, agreement, invariances, controls, errors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tl_emergence as tle
+from tests import toys
+from tests.capture.test_states import hook_lists
+from tl_emergence.capture import capture_states, in_space
+from tl_emergence.errors import SettingError, StateError, TokenError
+from tl_emergence.prompts import from_tokens
+
+pytestmark = pytest.mark.matrix
+PROMPTS = from_tokens(toys.TOKENS)
+SPACES = ("unit", "resid")
+
+
+def measure(model: Any, prompts: Any = PROMPTS, **settings: Any) -> Any:
+    settings.setdefault("space", "unit")
+    return tle.information_emergence(model, prompts, **settings)
+
+
+def test_emergence_is_macro_minus_the_mean_of_micro_so_far(model: Any) -> None:
+    found = measure(model)
+    for t in range(3):
+        mean = found.micro[:, : t + 1].mean(dim=1)
+        assert torch.allclose(found.emergence[:, t], found.macro[:, t] - mean)
+
+
+def test_the_first_position_is_exactly_zero_and_constants_carry_nothing(model: Any) -> None:
+    found = measure(model)
+    assert found.emergence[:, 0].tolist() == [0.0] * toys.N_LAYERS
+    assert found.stderr[:, 0].tolist() == [0.0] * toys.N_LAYERS
+    assert found.micro[:, 1].tolist() == [0.0] * toys.N_LAYERS  # the separator
+    assert found.macro[0, 1] == 0.0  # h_0 at the separator is one vector
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("sigma", [0.2, 0.6])
+def test_every_cell_is_the_mutual_information_of_its_states(model: Any, space: Any, sigma: float) -> None:
+    found = measure(model, space=space, sigma=sigma, seed=1)
+    states = capture_states(model, PROMPTS)
+    for i, layer in enumerate(found.layers):
+        for t in range(3):
+            for whole, value, error in (
+                (states.macro[t][:, states.prefix_rows[t]], found.macro[i, t], found.macro_stderr[i, t]),
+                (states.micro[:, states.token_rows[t]], found.micro[i, t], found.micro_stderr[i, t]),
+            ):
+                x, y = (
+                    in_space(whole[state], state, space, states.reading, states.rms(state))
+                    for state in (layer, layer + 1)
+                )
+                alone = tle.mutual_information(x, y, sigma=sigma, seed=2)
+                gap = abs(float(value) - alone.bits)
+                # 1e-4: where clouds hardly overlap, no draw of one run may land where two of them meet.
+                assert gap <= 3.5 * math.hypot(float(error), alone.stderr) + 1e-4
+
+
+def test_read_is_the_norm_with_its_gain_and_unit_without(model: Any) -> None:
+    states = capture_states(model, PROMPTS)
+    if states.reading.folded:
+        pytest.skip("gains folded")
+    norms = [*(block.ln1 for block in model.blocks), model.ln_final]
+    for state in range(toys.N_LAYERS + 1):
+        raw = states.macro[2][state]
+        with torch.no_grad():
+            normed = norms[state](raw[:, None])[:, 0]
+        expected = normed / normed.square().mean(dim=1, keepdim=True).sqrt()
+        assert torch.allclose(in_space(raw, state, "read", states.reading, 1.0), expected, atol=1e-5)
+        unit = in_space(raw, state, "unit", states.reading, 1.0)
+        assert torch.allclose(unit.square().mean(dim=1), torch.ones(len(raw)), atol=1e-4)
+
+
+def test_exact_gives_the_ceiling_and_a_tiny_sigma_approaches_it(model: Any) -> None:
+    exact = measure(model, estimator="exact")
+    assert torch.allclose(exact.emergence, exact.exact.emergence, atol=1e-9)
+    assert exact.settings["direction"] == "exact" and exact.cap_bits is None
+    fine = measure(model, sigma=1e-4)
+    assert torch.allclose(fine.emergence, fine.exact.emergence, atol=1e-3)
+    assert fine.settings["direction"] == "none"
+
+
+def test_saturation_cap_and_injectivity_are_reported(model: Any) -> None:
+    found = measure(model, sigma=1e-4)
+    assert found.cap_bits == 3.0
+    assert found.macro_saturated.tolist() == [[False, False, False], [False, False, True]]
+    assert found.collisions == 0
+    assert bool((found.closest[1] > 0).all())
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_the_batches(model: Any) -> None:
+    first, again = measure(model, seed=3), measure(model, seed=3)
+    assert torch.equal(first.emergence, again.emergence)
+    batched = measure(model, seed=3, batch_size=2)
+    assert torch.allclose(first.emergence, batched.emergence, atol=1e-4)
+    assert not torch.equal(first.emergence, measure(model, seed=4).emergence)
+
+
+def test_a_subset_of_layers_and_positions_gives_the_same_cells(model: Any) -> None:
+    whole = measure(model)
+    part = measure(model, layers=[1], positions=[2])
+    assert (part.layers, part.positions, part.labels) == ((1,), (2,), ("2",))
+    assert torch.allclose(part.emergence[0, 0], whole.emergence[1, 2], atol=1e-6)
+    assert part.at(1, 2) == pytest.approx(whole.at(1, 2), abs=1e-6)
+    with pytest.raises(SettingError, match="cell not measured: saw layer 0, position 2"):
+        part.at(0, 2)
+
+
+def test_micro_first_takes_the_first_position_everywhere(model: Any) -> None:
+    found = measure(model, micro="first")
+    assert torch.equal(found.micro, found.macro[:, :1].expand(-1, 3))
+    assert torch.equal(found.emergence, found.macro - found.macro[:, :1])
+
+
+def test_a_sweep_shares_draws_and_equals_single_runs(model: Any) -> None:
+    sweep = measure(model, sigma=(0.3, 1.0))
+    assert isinstance(sweep, tle.SigmaSweep) and list(sweep) == [0.3, 1.0]
+    single = measure(model, sigma=1.0)
+    assert torch.allclose(sweep[1.0].emergence, single.emergence, atol=1e-6)
+
+
+def test_several_spaces_come_from_the_same_states(model: Any) -> None:
+    both = measure(model, space=("unit", "resid"))
+    assert isinstance(both, tle.SpaceComparison) and list(both) == ["unit", "resid"]
+    found = both["resid"]
+    assert isinstance(found, tle.EmergenceResult)
+    assert torch.equal(found.emergence, measure(model, space="resid").emergence)
+
+
+def test_subsamples_are_half_and_a_quarter_of_the_prompts(model: Any) -> None:
+    found = measure(model, sigma=1e-3)
+    assert [part.n_prompts for part in found.subsamples] == [4, 2]
+    assert float(found.subsamples[0].macro[1, 2]) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_pointwise_values_average_to_the_scores(model: Any) -> None:
+    found = measure(model)
+    assert torch.allclose(found.macro_pointwise.double().mean(dim=2), found.macro, atol=1e-5)
+    assert torch.allclose(found.micro_pointwise.double().mean(dim=2), found.micro, atol=1e-5)
+
+
+def test_the_default_space_is_read_unless_the_gains_are_folded(model: Any) -> None:
+    if capture_states(model, PROMPTS).reading.folded:
+        with pytest.warns(tle.EmergenceWarning, match="space='unit' was chosen, not 'read'"):
+            found = tle.information_emergence(model, PROMPTS)
+        assert found.space == "unit" and found.settings["gains_folded"]
+        with pytest.raises(SettingError, match="gains were folded into its weights"):
+            measure(model, space="read")
+    else:
+        assert tle.information_emergence(model, PROMPTS).space == "read"
+
+
+def test_settings_say_what_is_needed_to_repeat_the_run(model: Any) -> None:
+    s = measure(model, seed=5, sigma=0.25, bos_token_id=1).settings
+    assert (s["seed"], s["sigma"], s["space"], s["estimator"], s["bos_token_id"]) == (
+        5,
+        0.25,
+        "unit",
+        "noise",
+        1,
+    )
+    assert s["prompts_hash"] == PROMPTS.content_hash
+    for name in ("model", "model_class", "transformer_lens", "torch", "dtype", "draws", "micro", "centred"):
+        assert name in s
+
+
+@pytest.mark.parametrize("control", ["shuffled_weights", "shuffled_tokens"])
+def test_controls_carry_their_own_ceiling(model: Any, control: str) -> None:
+    found = measure(model, controls=(control,))
+    own = found.controls[control]
+    assert own.emergence.shape == found.emergence.shape
+    assert own.settings["sigma"] == found.settings["sigma"]
+    assert not torch.allclose(own.emergence, found.emergence)
+    if control == "shuffled_weights":
+        assert torch.equal(own.exact.macro, found.exact.macro)
+        assert own.settings["prompts_hash"] == PROMPTS.content_hash
+    else:
+        assert torch.equal(own.exact.micro, found.exact.micro)  # marginals stay
+        assert own.settings["prompts_hash"] != PROMPTS.content_hash
+
+
+@pytest.mark.parametrize("control", [(), ("shuffled_weights",), ("shuffled_tokens",)])
+def test_the_model_is_bit_identical_afterwards(model: Any, control: tuple[str, ...]) -> None:
+    logits, hooks, training = model(toys.TOKENS), hook_lists(model), model.training
+    measure(model, controls=control, space=("unit", "resid"), sigma=(0.5, 1.0))
+    assert torch.equal(model(toys.TOKENS), logits)
+    assert (hook_lists(model), model.training) == (hooks, training)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("calls_before", [0, 2])
+def test_the_model_is_bit_identical_after_an_exception_anywhere(
+    model: Any, error: type[BaseException], calls_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tl_emergence.capture import states as states_module
+
+    logits, hooks = model(toys.TOKENS), hook_lists(model)
+    original, calls = states_module.stream_residuals, []
+
+    def failing(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) > calls_before:
+            raise error  # calls_before=2: inside the weight-shuffled control
+        original(*args)
+
+    monkeypatch.setattr(states_module, "stream_residuals", failing)
+    with pytest.raises(error):
+        measure(model, controls=("shuffled_weights",))
+    assert torch.equal(model(toys.TOKENS), logits) and hook_lists(model) == hooks
+
+
+def test_a_run_that_was_stopped_goes_on(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tl_emergence import scoring
+
+    settings: dict[str, Any] = {"controls": ("shuffled_weights",), "sigma": (0.4, 1.0)}
+    whole = measure(model, **settings)
+    chain, calls = scoring.StateChain, []
+
+    def failing(*args: Any) -> Any:
+        calls.append(args[0])
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return chain(*args)
+
+    monkeypatch.setattr(scoring, "StateChain", failing)
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, workdir=tmp_path / "work", **settings)
+    done = len(calls) - 1
+    calls.clear()
+    calls.extend([None] * 5)  # do not fail again
+    resumed = measure(model, workdir=tmp_path / "work", **settings)
+    assert len(calls) - 5 == 6 - done  # micro and two positions, for the model and for the control
+    for sigma in whole:
+        assert torch.equal(whole[sigma].emergence, resumed[sigma].emergence)
+        control = "shuffled_weights"
+        assert torch.equal(
+            whole[sigma].controls[control].emergence, resumed[sigma].controls[control].emergence
+        )
+        assert whole[sigma].subsamples[0].n_prompts == resumed[sigma].subsamples[0].n_prompts
+
+
+def test_the_work_folder_of_another_run_is_refused(model: Any, tmp_path: Path) -> None:
+    measure(model, workdir=tmp_path)
+    with pytest.raises(SettingError, match="the work folder belongs to another run: saw .* differs in seed"):
+        measure(model, workdir=tmp_path, seed=1)
+
+
+def caches(model: Any, bos: int | None = None) -> dict[str, Any]:
+    distinct = toys.TOKENS.unique()
+    before = [] if bos is None else [bos]
+
+    def run(rows: torch.Tensor) -> Any:
+        prefix = torch.tensor(before, dtype=torch.int64).expand(len(rows), -1)
+        return model.run_with_cache(torch.cat([prefix, rows], dim=1))[1]
+
+    return {
+        "cache": run(toys.TOKENS),
+        "micro_cache": run(distinct[:, None]),
+        "tokens": toys.TOKENS,
+        "micro_tokens": distinct,
+        "n_prefix": len(before),
+    }
+
+
+@pytest.mark.parametrize("bos", [None, 1])
+def test_from_cache_gives_what_the_model_gives(model: Any, bos: int | None) -> None:
+    direct = measure(model, bos_token_id=bos, prepend_bos=bos is not None, space="resid")
+    cached = tle.information_emergence_from_cache(**caches(model, bos), space="resid")
+    assert torch.allclose(direct.emergence, cached.emergence, atol=1e-4)
+    assert torch.equal(direct.exact.emergence, cached.exact.emergence)
+
+
+def test_from_cache_reads_with_the_norms_it_is_given(model: Any) -> None:
+    if capture_states(model, PROMPTS).reading.folded:
+        pytest.skip("gains folded")
+    norms = [*(block.ln1 for block in model.blocks), model.ln_final]
+
+    def on_rows(norm: Any) -> Any:
+        return lambda x: norm(x[:, None])[:, 0]
+
+    direct = measure(model, space="read")
+    cached = tle.information_emergence_from_cache(**caches(model), norms=[on_rows(n) for n in norms])
+    assert cached.space == "read"
+    assert torch.allclose(direct.emergence, cached.emergence, atol=1e-4)
+
+
+def test_from_cache_without_norms_warns_that_it_cannot_read(model: Any) -> None:
+    with pytest.warns(tle.EmergenceWarning, match="not every norm is known"):
+        found = tle.information_emergence_from_cache(**caches(model))
+    assert found.space == "unit"
+    with pytest.raises(SettingError, match="no norms were passed"):
+        tle.information_emergence_from_cache(**caches(model), space="read")
+
+
+def test_from_cache_finds_the_content_of_padded_runs_by_the_mask(model: Any) -> None:
+    given = caches(model)
+    plain = tle.information_emergence_from_cache(**given, space="resid")
+    pads = torch.arange(8) % 3  # 0, 1 or 2 pads on the left, the rest on the right
+    mask = torch.zeros(8, 5, dtype=torch.int64)
+    padded = {name: torch.full((8, 5, toys.D_MODEL), 77.0) for name in given["cache"] if "resid" in name}
+    for i, pad in enumerate(pads.tolist()):
+        mask[i, pad : pad + 3] = 1
+        for name, states in padded.items():
+            states[i, pad : pad + 3] = given["cache"][name][i]
+    found = tle.information_emergence_from_cache(
+        **{**given, "cache": padded}, attention_mask=mask, space="resid"
+    )
+    assert torch.equal(found.emergence, plain.emergence)
+
+
+def test_from_cache_needs_only_the_layers_that_are_scored(model: Any) -> None:
+    given = caches(model)
+    few = {
+        n: v for n, v in given["cache"].items() if n in ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre")
+    }
+    found = tle.information_emergence_from_cache(**{**given, "cache": few}, layers=[0], space="resid")
+    assert found.layers == (0,)
+    with pytest.raises(
+        StateError, match=r"a hook is missing from the cache: saw no blocks.1.hook_resid_post"
+    ):
+        tle.information_emergence_from_cache(**{**given, "cache": few}, space="resid")
+
+
+def edited(name: str, change: Any) -> Any:
+    def edit(given: dict[str, Any]) -> dict[str, Any]:
+        states = dict(given[name].items())
+        for hook in [h for h in states if h.startswith("blocks.") and "resid" in h]:
+            states[hook] = change(states[hook].clone())
+        return {**given, name: states}
+
+    return edit
+
+
+def poison(states: torch.Tensor) -> torch.Tensor:
+    states[3, -1, 0] = float("nan")
+    return states
+
+
+def per_prompt(states: torch.Tensor) -> torch.Tensor:
+    return states + torch.arange(len(states))[:, None, None]
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        (lambda g: {**g, "cache": {}}, StateError, "no residual stream in the cache: saw 0 entries"),
+        (edited("cache", lambda s: s[:, 0]), StateError, "states in the cache do not fit the tokens"),
+        (edited("cache", lambda s: s[:4]), StateError, "states in the cache do not fit the tokens"),
+        (edited("cache", lambda s: s[:, :2]), StateError, "with 8 examples and at least 3 positions"),
+        (edited("cache", lambda s: s.long()), StateError, "do not fit the tokens"),
+        (edited("micro_cache", lambda s: s[:, [0, 0]]), StateError, "states in the micro_cache do not fit"),
+        (
+            edited("cache", poison),
+            StateError,
+            "states are not finite: saw NaN or infinity in h_0 at position 2",
+        ),
+        (edited("micro_cache", poison), StateError, "states are not finite"),
+        (edited("cache", per_prompt), StateError, "prompts with the same prefix have different states"),
+        (
+            lambda g: {**g, "micro_tokens": g["micro_tokens"][:4]},
+            StateError,
+            "tokens without a micro state: saw",
+        ),
+        (
+            lambda g: {**g, "micro_tokens": g["tokens"]},
+            StateError,
+            "micro_tokens does not name the micro rows",
+        ),
+        (lambda g: {**g, "tokens": g["tokens"][0]}, TokenError, "tokens have the wrong shape"),
+        (lambda g: {**g, "tokens": g["tokens"].float()}, TokenError, "tokens have the wrong dtype"),
+        (lambda g: {**g, "n_prefix": -1}, SettingError, "n_prefix out of range: saw -1"),
+        (
+            lambda g: {**g, "norms": [torch.nn.Identity()]},
+            SettingError,
+            "wrong number of norms: saw 1; expected 3",
+        ),
+        (lambda g: {**g, "layers": [2]}, SettingError, r"layer out of range: saw \[2\]"),
+        (lambda g: {**g, "positions": [-4]}, SettingError, r"position out of range: saw \[-4\]"),
+        (
+            lambda g: {**g, "attention_mask": torch.ones(8, 9)},
+            StateError,
+            "attention_mask does not fit the tokens",
+        ),
+    ],
+)
+def test_caches_that_do_not_fit_get_a_typed_error(
+    toy: Any, edit: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        tle.information_emergence_from_cache(**{"space": "resid", **edit(caches(toy))})
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"estimator": "kraskov"}, SettingError, "unknown estimator: saw 'kraskov'"),
+        ({"space": "raw"}, SettingError, "unknown space: saw 'raw'"),
+        ({"space": ("unit", "raw")}, SettingError, "unknown space: saw 'raw'"),
+        ({"sigma": 0}, SettingError, r"sigma out of range: saw \[0.0\]"),
+        ({"sigma": -0.5}, SettingError, "sigma out of range"),
+        ({"sigma": ()}, SettingError, "noise levels not usable: saw none"),
+        ({"sigma": (0.5, 0.5)}, SettingError, "noise levels not usable"),
+        ({"estimator": "exact", "sigma": 0.5}, SettingError, "exact takes no noise"),
+        ({"controls": ("untrained",)}, SettingError, "unknown control: saw 'untrained'"),
+        ({"controls": "shuffled_weights"}, SettingError, "controls is one string"),
+        ({"micro": "solo"}, SettingError, "unknown micro: saw 'solo'"),
+        ({"layers": [5]}, SettingError, "layer out of range"),
+        ({"positions": [9]}, SettingError, "position out of range"),
+        ({"draws": 1}, SettingError, "too few draws"),
+        ({"steps": 3}, SettingError, "options that noise does not have: saw steps"),
+        ({"prompts": toys.TOKENS[:1]}, TokenError, "too few prompts"),
+        ({"prompts": toys.TOKENS[0]}, TokenError, "tokens have the wrong shape"),
+        ({"prompts": toys.TOKENS.float()}, TokenError, "tokens have the wrong dtype"),
+        ({"prompts": toys.TOKENS + 90}, TokenError, "token ids outside the vocabulary"),
+    ],
+)
+def test_bad_input_gets_a_typed_error(
+    toy: Any, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        measure(toy, **{"prompts": PROMPTS, **settings})
+
+
+def test_the_callers_tokens_and_caches_are_not_changed(toy: Any) -> None:
+    given = caches(toy)
+    before = {name: states.clone() for name, states in given["cache"].items()}
+    tle.information_emergence_from_cache(**given, space="resid")
+    tokens = toys.TOKENS.clone()
+    measure(toy, prompts=tokens, controls=("shuffled_tokens",))
+    assert torch.equal(tokens, toys.TOKENS)
+    assert all(torch.equal(given["cache"][name], states) for name, states in before.items())

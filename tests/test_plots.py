@@ -1,0 +1,115 @@
+"""Figures show what the result holds: values, ceiling, cap, control, saturation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tl_emergence as tle
+from tests import toys
+from tl_emergence import plots
+from tl_emergence.errors import SettingError
+from tl_emergence.prompts import from_tokens
+
+UNKNOWN: Any = "bits"
+PROMPTS = from_tokens(toys.TOKENS, labels=["first", "comma", "last"])
+
+
+@pytest.fixture(scope="module")
+def comparison(toy: Any) -> tle.SpaceComparison:
+    found = tle.information_emergence(
+        toy,
+        PROMPTS,
+        sigma=(0.01, 0.5),
+        space=("unit", "resid"),
+        controls=("shuffled_tokens", "shuffled_weights"),
+    )
+    assert isinstance(found, tle.SpaceComparison)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sweep(comparison: tle.SpaceComparison) -> tle.SigmaSweep:
+    found = comparison["unit"]
+    assert isinstance(found, tle.SigmaSweep)
+    return found
+
+
+def test_a_heatmap_shows_the_values_up_to_the_ceiling_and_frames_saturation(sweep: tle.SigmaSweep) -> None:
+    result = sweep[0.01]
+    axes = plots.heatmap(result).axes[0]
+    image = axes.get_images()[0]
+    assert np.array_equal(np.asarray(image.get_array()), result.emergence.numpy())
+    top = float(result.exact.emergence.max())
+    assert image.get_clim() == (-top, top)
+    assert len(axes.patches) == int(result.macro_saturated.sum()) > 0
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "comma", "last"]
+
+
+def test_curves_have_ceiling_cap_and_controls_drawn_in(sweep: tle.SigmaSweep) -> None:
+    result = sweep[0.5]
+    axes = plots.curves(result).axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == [
+        "block 1", "tokens shuffled, block 1", "weights shuffled, block 1", "ceiling (exact)",
+    ]  # fmt: skip
+    by_label = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.get_lines()}
+    assert np.allclose(by_label["block 1"], result.emergence[1].numpy())
+    assert np.allclose(by_label["ceiling (exact)"], result.exact.emergence[1].numpy())
+    control = result.controls["shuffled_weights"].emergence[1].numpy()
+    assert np.allclose(by_label["weights shuffled, block 1"], control)
+    assert any(np.allclose(np.asarray(line.get_ydata()), 3.0) for line in axes.get_lines())  # the cap
+
+
+def test_sigma_curves_show_one_point_a_noise_level(sweep: tle.SigmaSweep) -> None:
+    axes = plots.sigma_curves(sweep, layers=[0, 1]).axes[0]
+    line = next(line for line in axes.get_lines() if line.get_label() == "block 1")
+    assert np.asarray(line.get_xdata()).tolist() == [0.01, 0.5]
+    assert np.allclose(np.asarray(line.get_ydata()), [float(sweep[s].emergence[1, -1]) for s in (0.01, 0.5)])
+
+
+def test_spaces_stand_side_by_side_with_the_weight_shuffled_control(comparison: tle.SpaceComparison) -> None:
+    figure = plots.side_by_side(comparison)
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["space 'unit'", "space 'resid'", "control: weights shuffled, 'unit'"]
+    limits = {axes.get_images()[0].get_clim() for axes in figure.axes[:3]}
+    assert len(limits) == 1
+
+
+def test_methods_of_results_draw_and_show_nothing(
+    comparison: tle.SpaceComparison, sweep: tle.SigmaSweep
+) -> None:
+    import matplotlib.pyplot as plt
+
+    for found in (comparison, sweep, sweep[0.5]):
+        assert found.plot().axes
+    assert plt.get_fignums() == []
+
+
+def test_a_figure_of_the_callers_is_drawn_into(sweep: tle.SigmaSweep) -> None:
+    from matplotlib.figure import Figure
+
+    mine = Figure()
+    axes = mine.subplots()
+    assert plots.curves(sweep[0.5], ax=axes, title="mine") is mine
+    assert axes.get_title() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda c, s: plots.heatmap(s[0.5], metric=UNKNOWN), "unknown metric: saw 'bits'"),
+        (lambda c, s: plots.curves(s[0.5], layers=[7]), r"block not measured: saw \[7\]"),
+        (lambda c, s: plots.sigma_curves(s, pos=5), "position not measured: saw 5"),
+        (lambda c, s: plots.side_by_side(c, sigma=0.3), "sigma not measured: saw 0.3"),
+        (lambda c, s: plots.side_by_side({}), "nothing to draw"),
+    ],
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_bad_requests_get_a_typed_error(
+    draw: Any, message: str, comparison: tle.SpaceComparison, sweep: tle.SigmaSweep
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        draw(comparison, sweep)

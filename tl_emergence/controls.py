@@ -1,0 +1,63 @@
+"""The states of a model and of its controls: weights shuffled, tokens shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tl_emergence.capture.shuffled import shuffled_weights
+from tl_emergence.capture.states import CapturedStates, capture_states
+from tl_emergence.checkpoints import Workspace
+from tl_emergence.errors import SettingError, unknown_name
+from tl_emergence.estimators.interface import generator_for
+from tl_emergence.prompts.prompt_set import PromptSet
+
+CONTROLS = ("shuffled_weights", "shuffled_tokens")
+"""The names that `controls=` knows."""
+
+
+def check_controls(controls: Sequence[str]) -> None:
+    """Raise SettingError unless every control is known."""
+    names = [controls] if isinstance(controls, str) else list(controls)
+    for name in names:
+        if name not in CONTROLS:
+            raise unknown_name("control", name, CONTROLS)
+    if isinstance(controls, str):
+        raise SettingError(
+            "controls is one string",
+            seen=repr(controls),
+            expected="a sequence of names",
+            fix=f"Pass controls=({controls!r},).",
+        )
+
+
+def captured(
+    model: Any,
+    prompts: PromptSet,
+    run: str,
+    seed: int,
+    workspace: Workspace,
+    progress: bool,
+    settings: Mapping[str, Any],
+) -> CapturedStates:
+    """Capture the states of the model itself or of one control."""
+    folder = workspace.subfolder(f"states-{run}")
+    if run == "shuffled_weights":
+        with shuffled_weights(model, seed=seed):
+            return capture_states(model, prompts, folder=folder, progress=progress, **settings)
+    if run == "shuffled_tokens":
+        prompts = _with_shuffled_tokens(prompts, seed)
+    return capture_states(model, prompts, folder=folder, progress=progress, **settings)
+
+
+def _with_shuffled_tokens(prompts: PromptSet, seed: int) -> PromptSet:
+    """Permute the tokens of each position across prompts: marginals stay, the joint goes."""
+    columns = [
+        column[torch.randperm(len(prompts), generator=generator_for(seed, "shuffled_tokens", t))]
+        for t, column in enumerate(prompts.tokens.unbind(dim=1))
+    ]
+    details = {**prompts.details, "shuffled_tokens": {"seed": seed, "of": prompts.content_hash}}
+    name = f"{prompts.name}, tokens shuffled"
+    return PromptSet(torch.stack(columns, dim=1), prompts.labels, name, details=details)
