@@ -12,9 +12,11 @@ from importlib.metadata import version
 
 import jaxtyping
 
+import tests.typecheck  # noqa: F401  (the hook below finds it by name)
+
 # TransformerLens 2.x pins a beartype that does not know every hint used here (PathLike[str], for one).
 if tuple(int(part) for part in version("beartype").split(".")[:2]) >= (0, 18):
-    jaxtyping.install_import_hook("tl_emergence", "beartype.beartype")
+    jaxtyping.install_import_hook("tl_emergence", "tests.typecheck.check")
 
 import pytest
 import torch

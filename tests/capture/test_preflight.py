@@ -25,6 +25,7 @@ def test_the_norms_of_every_model_class_are_proven(model: Any) -> None:
 def test_gains_are_read_off_the_norms(model: Any) -> None:
     report = preflight(model, toys.TOKENS)
     for block, norm in zip(model.blocks, report.norms, strict=False):
+        assert norm is not None
         weight = getattr(block.ln1, "w", None)
         expected = torch.ones(toys.D_MODEL) if weight is None else weight.detach()
         assert torch.allclose(norm.gain.float(), expected.float(), atol=1e-5)

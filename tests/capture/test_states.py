@@ -64,7 +64,7 @@ def test_bos_is_put_before_prompts_and_single_tokens(model: Any) -> None:
 
 
 def test_only_what_is_asked_for_is_kept_and_run(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
+    seen: list[tuple[Any, int]] = []
     original = states_module.stream_residuals
 
     def spy(model: Any, batch: Any, held: Any, on_state: Any) -> None:
