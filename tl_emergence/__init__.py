@@ -3,7 +3,10 @@
 Where in a transformer do tokens become more than the sum of their parts?
 """
 
-from tl_emergence import capture, errors, estimators, prompts
+import importlib
+from typing import TYPE_CHECKING
+
+from tl_emergence import capture, errors, estimators, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
 from tl_emergence.emergence import (
@@ -15,6 +18,11 @@ from tl_emergence.estimators import Estimate, mutual_information
 from tl_emergence.prompts import PromptSet
 from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
 from tl_emergence.saving import load_result
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from tl_emergence import plots
 
 __all__ = [
     "Ceiling",
@@ -33,8 +41,17 @@ __all__ = [
     "information_emergence",
     "information_emergence_from_cache",
     "load_result",
+    "models",
     "mutual_information",
+    "plots",
     "prompts",
     "shuffled_weights",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> "ModuleType":
+    # Figures need matplotlib: it is imported when they are asked for, not with the package.
+    if name == "plots":
+        return importlib.import_module("tl_emergence.plots")
+    raise AttributeError(f"module 'tl_emergence' has no attribute {name!r}")
