@@ -1,0 +1,56 @@
+# Two commands for everyone: `make demo` and `make test`. Each makes what it needs; nothing is assumed but
+# Python 3.11 or newer, make and git. Everything lands in .venv*, demo and build, which git ignores.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+MATRIX := 2.16 2.18 3.9
+# One converted copy of the packaged model serves every environment.
+AGREEMENT := $(CURDIR)/build/agreement
+
+.PHONY: demo test test-fast test-matrix $(MATRIX:%=matrix-%) lint benchmark clean
+
+demo: .venv/.demo  ## the main job on Gemma 3 270M: table, figures and result in demo/
+	$(BIN)/tl-emergence run gemma-3-270m --prompts country --n 1024 --space read --space unit \
+		--control shuffled_weights --out demo
+
+test: lint  ## everything, also what needs a real model, and the tutorial
+	$(BIN)/python -m pytest
+
+test-fast: .venv/.dev  ## the unit suite: under two minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# The newest version leaves its result for the others to agree with; they run the same tests.
+test-matrix: .venv/.dev
+	rm -rf $(AGREEMENT) && mkdir -p $(AGREEMENT)
+	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) $(BIN)/python -m pytest -m matrix tests/test_gemma.py
+	$(MAKE) $(MATRIX:%=matrix-%)
+
+$(MATRIX:%=matrix-%): matrix-%: .venv-%/.installed
+	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) .venv-$*/bin/python -m pytest -m matrix -p no:cacheprovider
+
+benchmark: .venv/.dev  ## the speed and memory of the README: about 20 minutes, nothing else running
+	$(BIN)/python benchmarks/pipeline.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gemma]'
+	touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gemma,dev]'
+	touch $@
+
+.venv-%/.installed: tests/matrix/%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -c $< -e . pytest hypothesis beartype
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* demo build
