@@ -113,3 +113,11 @@ def test_bad_requests_get_a_typed_error(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         draw(comparison, sweep)
+
+
+def test_a_notebook_can_show_every_figure_without_pyplot(comparison: tle.SpaceComparison) -> None:
+    sweep = comparison["unit"]
+    assert isinstance(sweep, tle.SigmaSweep)
+    for figure in (comparison.plot(), sweep.plot(), sweep[0.5].plot(), plots.heatmap(sweep[0.5])):
+        shown: Any = figure
+        assert shown._repr_png_().startswith(b"\x89PNG")

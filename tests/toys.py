@@ -98,3 +98,12 @@ def save_checkpoint(folder: Path) -> Path:
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return folder
+
+
+def lens_knows(name: str) -> bool:
+    """Whether this TransformerLens can load an architecture by name: 2.x has a list, later ones a registry."""
+    if LENS_MAJOR > 2:
+        return True
+    from transformer_lens import loading_from_pretrained
+
+    return name in loading_from_pretrained.OFFICIAL_MODEL_NAMES

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -26,6 +27,15 @@ _CONTROL_STYLE = {
     "shuffled_tokens": ("tokens shuffled", "-."),
 }
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
+
+
+class _NotebookFigure(Figure):
+    """A figure that a notebook shows when a cell ends with it, whether or not pyplot was ever used."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=100)
+        return content.getvalue()
 
 
 def heatmap(
@@ -88,16 +98,7 @@ def curves(
             x, _metric(control, metric)[0][row], style, color="0.5", label=f"{label}, block {chosen[-1]}"
         )
     axes.step(x, exact[-1], where="mid", color="black", linewidth=1.2, label="ceiling (exact)")
-    if result.cap_bits is not None:
-        axes.axhline(result.cap_bits, color="firebrick", linestyle=":", linewidth=1.2)
-        axes.annotate(
-            f"cap of macro: log2 N = {result.cap_bits:.1f}",
-            (x[0], result.cap_bits),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color="firebrick",
-            fontsize=8,
-        )
+    _draw_cap(axes, result, 0.0)
     axes.set_xticks(x, result.labels, rotation=40, ha="right")
     axes.set_ylabel(f"{metric} (bits)")
     axes.set_title(title if title is not None else _two_lines(_title(result)), fontsize=10)
@@ -142,6 +143,7 @@ def sigma_curves(
         line = [_metric(sweep[s].controls[name], metric)[0][row, column] for s in sigmas]
         axes.plot(sigmas, line, style, color="0.5", label=f"{label}, block {chosen[-1]}")
     axes.axhline(_metric(first, metric)[2][-1, column], color="black", linewidth=1.2, label="ceiling (exact)")
+    _draw_cap(axes, first, sigmas[0])
     axes.set_xscale("log", base=2)
     axes.set_xticks(sigmas, [f"{s:g}" for s in sigmas])
     axes.minorticks_off()
@@ -160,7 +162,7 @@ def overview(result: EmergenceResult, *, metric: Metric = "emergence") -> Figure
         SettingError: An unknown metric.
     """
     height = max(4.2, 1.6 + 0.22 * len(result.layers))
-    figure = Figure(figsize=(12.5, height), layout="constrained")
+    figure = _NotebookFigure(figsize=(12.5, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     heatmap(result, metric=metric, ax=left, title="every block and position")
     curves(result, metric=metric, ax=right, title="some blocks, with ceiling, cap and control")
@@ -193,7 +195,7 @@ def side_by_side(
         panels.append((f"control: {_CONTROL_STYLE[name][0]}, {first_space!r}", first.controls[name]))
     vmax = max(float(_metric(found, metric)[2].max()) for _, found in panels)
     size = (0.8 + 3.6 * len(panels), 2.0 + 0.22 * len(first.layers))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _NotebookFigure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     images = [
         _draw_heatmap(axes, found, metric, title, vmax)
@@ -231,8 +233,22 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
         figure = ax.get_figure(root=True)
         assert figure is not None
         return figure, ax
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _NotebookFigure(figsize=size, layout="constrained")
     return figure, figure.subplots()
+
+
+def _draw_cap(axes: Axes, result: EmergenceResult, left: float) -> None:
+    if result.cap_bits is None:
+        return
+    axes.axhline(result.cap_bits, color="firebrick", linestyle=":", linewidth=1.2)
+    axes.annotate(
+        f"cap of macro: log2 N = {result.cap_bits:.1f}",
+        (left, result.cap_bits),
+        xytext=(0, 3),
+        textcoords="offset points",
+        color="firebrick",
+        fontsize=8,
+    )
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, errors: np.ndarray, depth: float, label: str) -> None:

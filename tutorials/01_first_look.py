@@ -22,8 +22,8 @@
 #    \underbrace{I\big(m_l(s_{t'}) \,;\, m_{l+1}(s_{t'})\big)}_{\text{micro: each token run alone}}
 #    \qquad \text{in bits,} $$
 #
-# where $h_l^t$ is the residual stream entering block $l$ and $m_l(s)$ the same when the token $s$ is run alone.
-# If it is positive, the block carries more of the prompt than its tokens carry by themselves.
+# where $h_l^t$ is the residual stream entering block $l$ and $m_l(s)$ the same when the token $s$ is run
+# alone. If it is positive, the block carries more of the prompt than its tokens carry by themselves.
 #
 # This page runs on a real model, Gemma 3 270M, in two or three minutes on two CPU cores. Every number was
 # printed by the code beside it, and the last cell checks the claims made in the text.
@@ -41,9 +41,10 @@ print(model.cfg.n_layers, "blocks, d_model", model.cfg.d_model)
 # %% [markdown]
 # ## The prompts
 #
-# Ordered draws of four from 25 countries, each one token, a comma after each. There are 25 · 24 · 23 · 22 such
-# lists; we take 1,024 of them. BOS is put in front of every prompt and every single token when the model runs:
-# it is the same everywhere and carries no information, so it is not among the eight content tokens.
+# Ordered draws of four from 25 countries, each one token, a comma after each. There are 25 · 24 · 23 · 22
+# such lists; we take 1,024 of them. BOS is put in front of every prompt and every single token when the
+# model runs: it is the same everywhere and carries no information, so it is not among the eight content
+# tokens.
 
 # %%
 prompts = tle.prompts.demonstrations("country", model, shots=4, n=1024, seed=0)
@@ -54,10 +55,10 @@ for row in prompts.tokens[:3]:
 # %% [markdown]
 # ## First the ceiling, without any model
 #
-# A transformer is a deterministic map, and almost surely an injective one: two different prompts never end in
-# exactly the same state. So on a finite set of prompts the *exact* Shannon information is known before the model
-# is run. From block 1 on, macro is the entropy of the tokens read so far, and micro the entropy of one token.
-# (Block 0 reads the bare embedding, which knows its own token only.)
+# A transformer is a deterministic map, and almost surely an injective one: two different prompts never end
+# in exactly the same state. So on a finite set of prompts the *exact* Shannon information is known before
+# the model is run. From block 1 on, macro is the entropy of the tokens read so far, and micro the entropy
+# of one token. (Block 0 reads the bare embedding, which knows its own token only.)
 
 # %%
 ceiling = tle.exact_emergence(prompts, layers=[0, 1])
@@ -72,21 +73,24 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# The staircase is a property of the *prompts*: it rises when a new country arrives and stays level (or falls a
-# little, for micro's mean moves) at a comma. It flattens at log2 1,024 = 10 bits, because 1,024 distinct prompts
-# cannot carry more. With all 303,600 lists it would go on to 18.21 bits. No number below can say anything about
-# the model unless it is seen against this ceiling.
+# The staircase is a property of the *prompts*: it rises when a new country arrives and stays level (or
+# falls a little, for micro's mean moves) at a comma. It flattens at log2 1,024 = 10 bits, because 1,024
+# distinct prompts cannot carry more. With all 303,600 lists it would go on to 18.21 bits. No number below
+# can say anything about the model unless it is seen against this ceiling.
 
 # %%
 everything = tle.prompts.demonstrations("country", model, shots=4, n="all")
 whole = tle.exact_emergence(everything, layers=[1])
-print(f"{len(everything):,} lists: macro {whole.macro[0, -1]:.4f}, emergence {whole.emergence[0, -1]:.4f} bits")
+print(
+    f"{len(everything):,} lists: macro {whole.macro[0, -1]:.4f}, emergence {whole.emergence[0, -1]:.4f} bits"
+)
 
 # %% [markdown]
 # ## What can differ between models: information at a resolution
 #
-# What a network does to its states is to make some differences large and others tiny. So we ask how many bits
-# survive when Gaussian noise of size sigma is added to both states: `estimator="noise"`, sigma 0.5 by default.
+# What a network does to its states is to make some differences large and others tiny. So we ask how many
+# bits survive when Gaussian noise of size sigma is added to both states: `estimator="noise"`, sigma 0.5 by
+# default.
 #
 # Then it matters in which **space** a state is seen, and we name it each time:
 #
@@ -105,12 +109,13 @@ print(read.summary())
 # %% [markdown]
 # How to read that table, row by row:
 #
-# * **macro, micro, emergence** are estimates, with their standard errors. *(sat.)* marks values above 0.9 of the
-#   cap: there the number of prompts is measured, not the model.
+# * **macro, micro, emergence** are estimates, with their standard errors. *(sat.)* marks values above 0.9
+#   of the cap: there the number of prompts is measured, not the model.
 # * **ceiling** is the exact value of the cell before.
-# * **weight-shuffled** is the control. It reaches the ceiling from block 2 on: a network that has learned nothing
-#   keeps every prompt apart, and so has the *greatest* emergence there can be. A high score is therefore no sign
-#   of understanding. What training adds is the opposite: it decides what is kept large and what is let go.
+# * **weight-shuffled** is the control. It reaches the ceiling from block 2 on: a network that has learned
+#   nothing keeps every prompt apart, and so has the *greatest* emergence there can be. A high score is
+#   therefore no sign of understanding. What training adds is the opposite: it decides what is kept large
+#   and what is let go.
 # * **at N = …** is the same estimate with fewer prompts. Where it grows by about a bit when N doubles, the
 #   number is still following log2 N: compare at equal N only.
 
@@ -126,14 +131,14 @@ spaces.plot()
 # %% [markdown]
 # Read it from the left column to the right:
 #
-# 1. The first columns are near zero everywhere: one country is no list yet.
-# 2. In **`read`** the list is at the separators early: the last column is deep red from about block 4.
-# 3. In **`unit`** the same column is white up to block 9 or 10 and turns red at block 11. It looks as if the
-#    list were gathered at the commas only then.
+# 1. The first columns are pale everywhere: one country is no list yet.
+# 2. In **`read`** the list is at the separators early: the last column is red from block 5 on.
+# 3. In **`unit`** the same column is blue up to block 10 (it carries less than its tokens do alone) and turns
+#    red at blocks 11 and 12. It looks as if the list were gathered at the commas only then.
 # 4. The **control** is at its ceiling as soon as attention has run once.
 #
-# Which of the two is right about the list? Here are both, with the paper's way of drawing: along the blocks, at the
-# last comma.
+# Which of the two is right about the list? Here are both, with the paper's way of drawing: along the
+# blocks, at the last comma.
 
 # %%
 figure, axes = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
@@ -173,12 +178,12 @@ rise.round(2)
 # ## Why: a few massive dimensions
 #
 # The residual stream of this model has *massive activations*: in the middle blocks one or two of its 640
-# dimensions hold nearly all of a state's length. `unit` divides the whole state by that length, so everything
-# else, the list included, becomes small beside noise of size 0.5. The next block does not see it that way: its
-# norm has a learned gain that turns those dimensions down, and `read` applies it.
+# dimensions hold nearly all of a state's length. `unit` divides the whole state by that length, so
+# everything else, the list included, becomes small beside noise of size 0.5. The next block does not see it
+# that way: its norm has a learned gain that turns those dimensions down, and `read` applies it.
 #
-# If that is the reason, then striking out those two dimensions should bring the bits back in `unit`, and striking
-# out two others should not. We have the states, so we can try.
+# If that is the reason, then striking out those two dimensions should bring the bits back in `unit`, and
+# striking out two others should not. We have the states, so we can try.
 
 # %%
 states = tle.capture_states(model, prompts, positions=[7])
@@ -215,20 +220,22 @@ why = pd.DataFrame(rows).T.rename_axis("block")
 why.style.format("{:.2f}", subset=list(why.columns[2:]))
 
 # %% [markdown]
-# At block 9 two dimensions hold nearly all of the state's energy in `unit`. Without them almost the whole list is
-# there; without two others nothing changes. So the list *was* at the commas before block 9, in directions that
-# are small beside the massive ones, and the block's gain makes them large again when it reads. What happens at
-# block 11 is that the rest of the state grows beside the massive dimensions, not that the list arrives. (At
-# block 3 two dimensions are not the whole story: the states there are close together in other ways too.)
+# At block 9 two dimensions hold nearly all of the state's energy in `unit`. Without them almost the whole
+# list is there; without two others nothing changes. So the list *was* at the commas before block 9, in
+# directions that are small beside the massive ones, and the block's gain makes them large again when it
+# reads. What happens between blocks 9 and 12 is that the rest of the state grows beside the massive
+# dimensions (their share of the energy falls), not that the list arrives. At blocks 3 and 6 two dimensions
+# are not the whole story: striking them out brings back a part.
 #
-# Neither space is wrong. `unit` answers "what would a reader see who takes the state as it is?", `read` answers
-# "what does this block see?". A figure of one of them alone, without its name, would have told a story.
+# Neither space is wrong. `unit` answers "what would a reader see who takes the state as it is?", `read`
+# answers "what does this block see?". A figure of one of them alone, without its name, would have told a
+# story.
 
 # %% [markdown]
 # ## The dial: sigma
 #
-# Bits at one resolution are one point of a curve. A sweep costs little more than a single sigma, because all noise
-# levels share states and draws.
+# Bits at one resolution are one point of a curve. A sweep costs little more than a single sigma, because
+# all noise levels share states and draws.
 
 # %%
 sweep = tle.information_emergence(
@@ -237,7 +244,8 @@ sweep = tle.information_emergence(
 sweep.plot()
 
 # %% [markdown]
-# To the left every curve tends to the ceiling, whatever the model does; to the right all go to nothing. Only the
+# To the left every curve tends to the ceiling, whatever the model does. To the right macro goes to nothing
+# before micro does, so emergence falls below zero, and with more noise still it would end at zero. Only the
 # middle tells blocks apart: choose sigma there, and show the curve.
 #
 # ## Keep it
@@ -246,14 +254,16 @@ sweep.plot()
 # safetensors and loads without the model.
 
 # %%
-import tempfile  # noqa: E402
-from pathlib import Path  # noqa: E402
+import tempfile
+from pathlib import Path
 
 with tempfile.TemporaryDirectory() as folder:
     spaces.save(Path(folder) / "first-look")
     again = tle.load_result(Path(folder) / "first-look")
 table = again.to_dataframe()
-table[(table.layer == 9) & (table.pos == 7) & (table.metric == "emergence")].drop(columns=["model", "prompts"])
+table[(table.layer == 9) & (table.pos == 7) & (table.metric == "emergence")].drop(
+    columns=["model", "prompts"]
+)
 
 # %% [markdown]
 # ## What this does not show
@@ -271,7 +281,7 @@ assert round(float(whole.macro[0, -1]), 4) == 18.2118
 assert float((control.exact.emergence - control.emergence)[2:, -1].abs().max()) < 0.1  # at its ceiling
 assert unit.at(9, 7)[0] < 0 < 7 < unit.at(12, 7)[0]  # the rise is in unit
 assert read.at(9, 7)[0] > 5 and abs(read.at(12, 7)[0] - read.at(9, 7)[0]) < 1  # and not in read
-assert float(read.emergence[4:, -1].min()) > 0 and float(unit.emergence[:10, -1].max()) < 0.5
+assert float(read.emergence[5:, -1].min()) > 5 and float(unit.emergence[:11, -1].max()) < 0
 assert why.loc[9, at[0]] < 0.6 and why.loc[9, at[1]] > 9 and why.loc[9, at[2]] < 0.6
 assert torch.equal(again["unit"].emergence, unit.emergence)
 print("all claims hold")
