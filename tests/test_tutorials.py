@@ -22,8 +22,6 @@ def test_a_tutorial_runs_and_its_claims_hold(path: Path, tmp_path: Path) -> None
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells and all(cell.execution_count for cell in cells)
     assert "all claims hold" in "".join(output.get("text", "") for output in cells[-1].outputs)
-    kept = os.environ.get(
-        "TL_EMERGENCE_NOTEBOOKS"
-    )  # a folder to leave the executed notebook in, to be looked at
+    kept = os.environ.get("TL_EMERGENCE_NOTEBOOKS")  # leaves the executed notebook there, to be looked at
     if kept:
         jupytext.write(notebook, Path(kept) / f"{path.stem}.ipynb")

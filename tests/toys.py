@@ -101,7 +101,7 @@ def save_checkpoint(folder: Path) -> Path:
 
 
 def lens_knows(name: str) -> bool:
-    """Whether this TransformerLens can load an architecture by name: 2.x has a list, later ones a registry."""
+    """Whether this TransformerLens knows a model: 2.x goes by a list, later ones by architecture."""
     if LENS_MAJOR > 2:
         return True
     from transformer_lens import loading_from_pretrained
