@@ -104,6 +104,5 @@ def lens_knows(name: str) -> bool:
     """Whether this TransformerLens knows a model: 2.x goes by a list, later ones by architecture."""
     if LENS_MAJOR > 2:
         return True
-    from transformer_lens import loading_from_pretrained
-
-    return name in loading_from_pretrained.OFFICIAL_MODEL_NAMES
+    known = importlib.import_module("transformer_lens.loading_from_pretrained")  # gone from 4.x
+    return name in known.OFFICIAL_MODEL_NAMES
