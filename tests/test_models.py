@@ -137,9 +137,7 @@ def test_the_cache_follows_its_environment_variable(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_damaged_conversion_is_noticed_and_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_conversion_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = models.PACKAGED["gemma-3-270m"]
     source = models.packaged_checkpoint(packaged)  # the user's cache: converted once for all tests
     monkeypatch.setenv("TL_EMERGENCE_CACHE", str(tmp_path))

@@ -216,3 +216,14 @@ def test_the_notebook_view_is_a_table_and_escapes_its_text(toy: Any) -> None:
 )
 def test_values_are_rounded_by_their_error(value: float, error: float, shown: str) -> None:
     assert with_error(value, error) == shown
+
+
+def test_files_have_the_permissions_that_the_umask_gives_and_leftovers_are_swept(
+    result: tle.EmergenceResult, tmp_path: Path
+) -> None:
+    (tmp_path / ".result.json.0123").write_text("left by a killed process")
+    (tmp_path / "plain").write_text("")
+    result.save(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+    wanted = (tmp_path / "plain").stat().st_mode
+    assert all(path.stat().st_mode == wanted for path in tmp_path.iterdir())

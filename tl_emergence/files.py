@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        # Not tempfile.mkstemp: its files are the owner's alone, whatever the user's umask says.
+        unfinished = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        with unfinished.open("xb") as file:
+            temporary = unfinished
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
         temporary = None
     except OSError as error:
         raise ResultFileError(
@@ -40,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -2,7 +2,8 @@
 
 The description is the commit point. Tensors are written first, under a name that holds their checksum;
 the description then replaces the one before by atomic rename; tensors that nothing names any more are
-removed last. Whenever the process dies, the folder holds the old result or the new one, whole.
+removed last, with whatever a killed process left unfinished. Whenever the process dies, the folder holds the
+old result or the new one, whole.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
     write_atomically(folder / name, content)
     head = {"format": _FORMAT, "version": _VERSION, "tensors": name, "sha256": checksum}
     write_atomically(folder / "result.json", to_json({**head, "result": described}))
-    for stale in folder.glob("result-*.safetensors"):
+    # Tensors of the result before, and unfinished files of a process that was killed.
+    for stale in [*folder.glob("result-*.safetensors"), *folder.glob(".result*")]:
         if stale.name != name:
             stale.unlink()
 

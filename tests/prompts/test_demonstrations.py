@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.prompts import LISTS, demonstrations
 from tl_emergence.prompts.prefixes import prefix_ids
+
+# The package gives the function under this name, so the module is reached by its path.
+demonstrations_module = importlib.import_module("tl_emergence.prompts.demonstrations")
 
 
 @pytest.mark.parametrize(("name", "count"), [("country", 25), ("animal", 16), ("color", 15)])
@@ -57,6 +61,15 @@ def test_a_population_too_large_to_rank_is_drawn_without_repeats(tokenizer: Any)
     assert sorted(prompts.tokens.tolist(), key=lambda row: row) == sorted(ordered.tokens.tolist())
 
 
+def test_most_of_a_population_too_large_to_shuffle_is_ranked_not_drawn(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Drawing with repeats rejected would practically never find the last prompts.
+    monkeypatch.setattr(demonstrations_module, "_RANKED_UP_TO", 10)
+    prompts = demonstrations("animal", tokenizer, shots=3, n="all")
+    assert len(torch.unique(prefix_ids(prompts.tokens)[-1])) == len(prompts) == 16 * 15 * 14
+
+
 def test_the_population_has_its_closed_form(tokenizer: Any) -> None:
     population = demonstrations("animal", tokenizer, n=64).population
     assert population is not None and population.size == 524_160
@@ -92,6 +105,10 @@ def test_words_unknown_to_the_tokenizer_are_named(tokenizer: Any) -> None:
         ({"n": 1}, "n out of range: saw 1"),
         ({"shots": 1, "n": 26}, "n out of range: saw 26; expected 2 to 25 distinct prompts"),
         ({"n": "every"}, "n out of range: saw every"),
+        ({"n": 64.0}, r"n is not a whole number: saw 64.0 \(float\)"),
+        ({"seed": 0.5}, r"seed is not a whole number: saw 0.5 \(float\)"),
+        ({"shots": "4"}, r"shots is not a whole number: saw '4' \(str\)"),
+        ({"shots": 10, "n": "all"}, r"n out of range: saw all \(11,861,676,288,000 prompts\)"),
         ({"name_or_list": ["Italy", "Italy", "Spain"]}, r"repeated: \['Italy'\]"),
         ({"name_or_list": ["Italy"]}, "saw 1 entities"),
     ],

@@ -48,6 +48,12 @@ def test_padding_on_either_side_is_dropped_by_an_explicit_mask() -> None:
         (GOOD, {"attention_mask": torch.ones(3, 3)}, "attention_mask does not fit the tokens"),
         (
             GOOD,
+            {"attention_mask": [[1, 1]] * 3},
+            "attention_mask does not fit the tokens: saw <class 'list'>",
+        ),
+        (GOOD, {"details": {"scale": torch.ones(2)}}, "details that cannot be saved: saw .*Tensor"),
+        (
+            GOOD,
             {"attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1]])},
             "prompts of unequal length: saw between 1 and 2 tokens under the mask",
         ),

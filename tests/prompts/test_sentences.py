@@ -73,8 +73,11 @@ def test_a_streamed_hugging_face_dataset_is_read(tokenizer: Any, tmp_path: Path)
     [
         ("no such file", {}, SettingError, "no such text source: saw 'no such file'"),
         ([TEXT], {"anchor": "middle"}, SettingError, "unknown anchor: saw 'middle'"),
-        ([TEXT], {"n_tokens": 0}, SettingError, "window settings out of range: saw n_tokens=0"),
-        ([TEXT], {"n": 1}, SettingError, "window settings out of range"),
+        ([TEXT], {"n_tokens": 0}, SettingError, "n_tokens out of range: saw 0; expected 1 or more"),
+        ([TEXT], {"n": 1}, SettingError, "n out of range: saw 1; expected 2 or more"),
+        ([TEXT], {"n": 2.5}, SettingError, "n is not a whole number: saw 2.5"),
+        ("a text that is no path " * 40, {}, SettingError, r"no such text source: saw .*pass \[string\]"),
+        ([], {}, TokenError, "too few windows: saw 0 windows in 0 texts"),
         ([{"body": TEXT}], {}, TokenError, r"a row without text: saw row 0: fields \['body'\]"),
         ([3], {}, TokenError, "a row without text: saw row 0: int"),
         ([TEXT], {"n": 50, "min_tokens": 5}, TokenError, "too few windows: saw"),
@@ -86,6 +89,55 @@ def test_bad_sources_get_a_typed_error(
 ) -> None:
     with pytest.raises(error, match=message):
         sentences(texts, tokenizer, **options)
+
+
+def test_files_that_are_empty_or_not_text_are_named(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(TokenError, match="too few windows: saw 0 windows in 0 texts"):
+        sentences(tmp_path / "empty.txt", tokenizer)
+    for name in ("latin.txt", "latin.jsonl"):
+        (tmp_path / name).write_bytes("Är det här text. Nej.".encode("latin-1"))
+        with pytest.raises(TokenError, match=rf"not UTF-8 text: saw {name}: byte 0xc4"):
+            sentences(tmp_path / name, tokenizer)
+    with pytest.raises(SettingError, match="no such text source: saw .*: Is a directory"):
+        sentences(tmp_path, tokenizer)
+
+
+HUB_ROWS = {
+    "openorca": ("Open-Orca/OpenOrca", [{"question": "?", "response": TEXT}] * 2),
+    "openhermes": (
+        "teknium/OpenHermes-2.5",
+        [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": TEXT}]}] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(HUB_ROWS))
+def test_the_sources_of_the_paper_are_streamed_by_name(
+    name: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The hub is out of reach in tests: the same rows come from a local file, by the same library.
+    datasets = pytest.importorskip("datasets")
+    repository, rows = HUB_ROWS[name]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    load, asked = datasets.load_dataset, []
+
+    def from_file(path: str, **options: Any) -> Any:
+        asked.append(path)
+        return load("json", data_files=str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path), **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_file)
+    found = sentences(name, tokenizer, n_tokens=3, min_tokens=5)
+    assert asked == [repository]
+    assert (
+        found.tokens.tolist() == sentences([TEXT, TEXT], tokenizer, n_tokens=3, min_tokens=5).tokens.tolist()
+    )
+
+
+def test_a_hub_source_out_of_reach_says_what_to_do(tokenizer: Any) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(SettingError, match=r"cannot be reached: saw Open-Orca/OpenOrca: .* Pass texts of"):
+        sentences("openorca", tokenizer)
 
 
 def test_a_broken_json_line_is_named(tokenizer: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, TokenError, unknown_name
 from tl_emergence.prompts.lists import LISTS, PAPER_SHOTS
 from tl_emergence.prompts.prefixes import first_rows, prefix_ids
@@ -17,8 +18,10 @@ from tl_emergence.prompts.prompt_set import Population, PromptSet
 from tl_emergence.prompts.tokenizer import tokenizer_of, tokens_inside_text
 
 # Up to this many prompts a population is ranked and shuffled whole; above, draws are made and
-# repeats rejected (a repeat is then rare).
+# repeats rejected, unless a large part of the population is asked for: repeats would then be many.
 _RANKED_UP_TO = 2**22
+_RARE_REPEATS = 1 / 16
+_MOST_PROMPTS = 2**26
 
 
 def demonstrations(
@@ -48,17 +51,20 @@ def demonstrations(
         shuffle: Rows in random order; False puts them in the order of enumeration.
 
     Raises:
-        SettingError: Unknown list, shots or n out of range, entities repeated.
+        SettingError: Unknown list, shots, n or seed out of range, entities repeated.
         TokenError: Entities or a separator that are not exactly one token (all are named).
 
-    Cost: O(n shots^2) integer operations and 8 bytes a token; nothing else grows with n.
+    Cost: O(n shots^2) integer operations and 8 bytes a token for the prompts. On the way a few numbers
+    a prompt more, and 8 bytes a prompt of the population where that is ranked whole (up to 4 million
+    prompts, or when more than a sixteenth of it is drawn).
 
     Example:
         >>> demonstrations("country", tokenizer, shots=2, n="all")  # any tokenizer that knows the words
         PromptSet('country', 600 prompts x 4 tokens, population 600)
     """
     name, entities = _entities(name_or_list)
-    shots = PAPER_SHOTS.get(name, min(4, len(entities))) if shots is None else shots
+    shots = PAPER_SHOTS.get(name, min(4, len(entities))) if shots is None else integer("shots", shots)
+    seed = integer("seed", seed)
     if not 1 <= shots <= len(entities):
         raise SettingError(
             "shots out of range",
@@ -67,19 +73,13 @@ def demonstrations(
             fix="Ask for fewer shots or pass a longer list.",
         )
     size = math.perm(len(entities), shots)
-    if n != "all" and (isinstance(n, str) or not 2 <= n <= size):
-        raise SettingError(
-            "n out of range",
-            seen=n,
-            expected=f"2 to {size:,} distinct prompts, or 'all'",
-            fix="Prompts are distinct; ask for fewer, or add shots or entities.",
-        )
+    count = _count(n, size)
     tokenizer = tokenizer_of(model_or_tokenizer)
     entity_tokens = _single_tokens(tokenizer, [f" {entity}" for entity in entities])
     separator_tokens = _single_tokens(tokenizer, [separator]) if separator else []
 
     generator = torch.Generator().manual_seed(seed)
-    draws = _draws(len(entities), shots, size if n == "all" else n, size, generator, shuffle)
+    draws = _draws(len(entities), shots, count, size, generator, shuffle)
     step = 2 if separator else 1
     tokens = torch.empty(len(draws), shots * step, dtype=torch.int64)
     tokens[:, ::step] = torch.tensor(entity_tokens)[draws]
@@ -95,6 +95,20 @@ def demonstrations(
         "shuffle": shuffle,
     }
     return PromptSet(tokens, labels, name, _population(len(entities), shots, step), details)
+
+
+def _count(n: Any, size: int) -> int:
+    """Return how many prompts to make."""
+    largest = min(size, _MOST_PROMPTS)
+    wanted = size if isinstance(n, str) and n == "all" else n
+    if isinstance(wanted, str) or not 2 <= integer("n", wanted) <= largest:
+        raise SettingError(
+            "n out of range",
+            seen=n if wanted is n else f"{n} ({size:,} prompts)",
+            expected=f"2 to {largest:,} distinct prompts" + ("" if largest < size else ", or 'all'"),
+            fix="Prompts are distinct and held in memory; ask for fewer, or change shots or entities.",
+        )
+    return integer("n", wanted)
 
 
 def _entities(name_or_list: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -144,7 +158,7 @@ def _draws(
     n_entities: int, shots: int, n: int, size: int, generator: torch.Generator, shuffle: bool
 ) -> Int[Tensor, "prompt shot"]:
     """Draw n distinct ordered selections of entity numbers."""
-    if size <= _RANKED_UP_TO:
+    if size <= _RANKED_UP_TO or n > size * _RARE_REPEATS:
         ranks = torch.randperm(size, generator=generator)[:n] if n < size or shuffle else torch.arange(size)
         return _unrank(ranks if shuffle else ranks.sort().values, n_entities, shots)
     drawn = torch.empty(0, shots, dtype=torch.int64)

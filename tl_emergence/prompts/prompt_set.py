@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +122,19 @@ def from_tokens(
             expected="one label a position",
             fix="Pass one label for each content token, or none.",
         )
-    return PromptSet(kept, names, name, details=dict(details or {}))
+    return PromptSet(kept, names, name, details=_plain_details(details))
+
+
+def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(details or {})))
+    except TypeError as error:
+        raise TokenError(
+            "details that cannot be saved",
+            seen=str(error),
+            expected="JSON values only: they are kept with every result",
+            fix="Convert arrays and tensors: .tolist(), .item().",
+        ) from error
 
 
 def _check_tokens(tokens: Tensor) -> None:
@@ -163,11 +176,12 @@ def _check_tokens(tokens: Tensor) -> None:
 
 
 def _drop_padding(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    if attention_mask.shape != tokens.shape:
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape != tokens.shape:
+        seen = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask)
         raise TokenError(
             "attention_mask does not fit the tokens",
-            seen=f"{tuple(attention_mask.shape)} for tokens {tuple(tokens.shape)}",
-            expected="the same shape",
+            seen=f"{seen} for tokens {tuple(tokens.shape)}",
+            expected="a tensor of the same shape",
             fix="Pass the mask that your tokenizer returned with these tokens.",
         )
     mask = attention_mask.detach().to("cpu").bool()

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from tl_emergence.errors import SettingError, TokenError, unknown_name
+from tl_emergence.checks import integer
+from tl_emergence.errors import TokenError, unknown_name
 from tl_emergence.prompts.prompt_set import PromptSet
 from tl_emergence.prompts.sources import read_texts
 from tl_emergence.prompts.tokenizer import encode, tokenizer_of
@@ -59,13 +60,8 @@ def sentences(
     """
     if anchor not in _ANCHORS:
         raise unknown_name("anchor", anchor, _ANCHORS)
-    if n_tokens < 1 or (n is not None and n < 2):
-        raise SettingError(
-            "window settings out of range",
-            seen=f"n_tokens={n_tokens}, n={n}",
-            expected="n_tokens >= 1 and n >= 2 (or None for all)",
-            fix="Correct the number.",
-        )
+    n_tokens = integer("n_tokens", n_tokens, least=1)
+    n = None if n is None else integer("n", n, least=2)
     tokenizer = tokenizer_of(model_or_tokenizer)
     windows: list[list[int]] = []
     read = 0

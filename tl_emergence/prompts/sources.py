@@ -31,10 +31,18 @@ def read_texts(
 
 
 def _hub_texts(name: str, field: str | None) -> Iterator[str]:
-    from datasets import load_dataset  # a dependency of TransformerLens; slow to import
+    import datasets  # a dependency of TransformerLens; slow to import
 
     repository, default_field = DATASETS[name]
-    rows: Any = load_dataset(repository, split="train", streaming=True)
+    try:
+        rows: Any = datasets.load_dataset(repository, split="train", streaming=True)
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
+        raise SettingError(
+            "a text source that cannot be reached",
+            seen=f"{repository}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            expected="a connection to the hub",
+            fix="Pass texts of your own: strings, a .txt or .jsonl file, or a dataset that you have loaded.",
+        ) from error
     for number, row in enumerate(rows):
         value = row.get(field or default_field)
         if isinstance(value, list):  # a conversation: what the assistant said
@@ -44,20 +52,35 @@ def _hub_texts(name: str, field: str | None) -> Iterator[str]:
 
 
 def _file_texts(path: Path, field: str | None) -> Iterator[str]:
-    if not path.is_file():
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = _decoded(file, path)
+            if path.suffix in (".jsonl", ".ndjson"):
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield _field(_json_row(line, path, number), field, f"{path.name}, line {number}")
+            else:
+                yield from _paragraphs(lines)
+    except OSError as error:  # a text passed as a path is one too: its name is too long
+        name = repr(str(path)[:80]) + ("..." if len(str(path)) > 80 else "")
         raise SettingError(
             "no such text source",
-            seen=repr(str(path)),
+            seen=f"{name}: {error.strerror}",
             expected=f"an iterable of strings, a .txt or .jsonl file, or one of {sorted(DATASETS)}",
             fix="Check the path; to measure a single string, pass [string].",
-        )
-    with path.open(encoding="utf-8") as lines:
-        if path.suffix in (".jsonl", ".ndjson"):
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _field(_json_row(line, path, number), field, f"{path.name}, line {number}")
-        else:
-            yield from _paragraphs(lines)
+        ) from error
+
+
+def _decoded(lines: Iterable[str], path: Path) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise TokenError(
+            "a file that is not UTF-8 text",
+            seen=f"{path.name}: byte {error.object[error.start]:#04x}, {error.reason}",
+            expected="text in UTF-8",
+            fix="Convert it first: iconv -f LATIN1 -t UTF-8, or read it yourself and pass the strings.",
+        ) from error
 
 
 def _json_row(line: str, path: Path, number: int) -> Any:
