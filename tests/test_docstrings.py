@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and every public function has one or says its errors and cost."""
+"""The examples in docstrings run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def run_examples() -> int:
         "model": toys.make_model(toys.MODEL_KINDS[0]),
         "tmp_path": folder,
         "demonstrations": tl_emergence.prompts.demonstrations,
+        "from_tokens": tl_emergence.prompts.from_tokens,
         "information_emergence": tl_emergence.information_emergence,
         "shuffled_weights": tl_emergence.shuffled_weights,
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_the_first_position_is_exactly_zero_and_constants_carry_nothing(model: A
 @pytest.mark.parametrize("sigma", [0.2, 0.6])
 def test_every_cell_is_the_mutual_information_of_its_states(model: Any, space: Any, sigma: float) -> None:
     found = measure(model, space=space, sigma=sigma, seed=1)
-    states = capture_states(model, PROMPTS)
+    states = capture_states(model, PROMPTS, spaces=SPACES)
     for i, layer in enumerate(found.layers):
         for t in range(3):
             for whole, value, error in (
@@ -60,6 +62,57 @@ def test_every_cell_is_the_mutual_information_of_its_states(model: Any, space: A
                 gap = abs(float(value) - alone.bits)
                 # 1e-4: where clouds hardly overlap, no draw of one run may land where two of them meet.
                 assert gap <= 3.5 * math.hypot(float(error), alone.stderr) + 1e-4
+
+
+@pytest.mark.parametrize("space", ["unit", "resid"])
+def test_a_stream_set_to_zero_carries_nothing(model: Any, space: Any) -> None:
+    def silence(tensor: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.zeros_like(tensor)
+
+    points = ("blocks.1.hook_resid_pre", "blocks.0.hook_resid_post")
+    with model.hooks(fwd_hooks=[(point, silence) for point in points]):
+        found = measure(model, space=space)
+    if space == "unit":
+        assert torch.equal(found.macro, torch.zeros_like(found.macro))
+    assert bool(torch.isfinite(found.emergence).all())
+
+
+def test_the_closest_states_at_a_shared_first_position_are_those_of_its_tokens(model: Any) -> None:
+    found, states = measure(model), capture_states(model, PROMPTS)
+    for end in (0, 1):
+        for layer in found.layers:
+            x = in_space(states.macro[0][layer + end], layer + end, "unit", states.reading, 1.0)
+            assert float(found.closest[end, layer, 0]) == pytest.approx(float(torch.pdist(x).min()), rel=1e-4)
+
+
+def test_numbers_of_numpy_and_torch_are_taken_and_kept_plain(
+    toy: Any, tmp_path: Path, as_shipped: None
+) -> None:
+    found = measure(
+        toy, seed=np.int64(3), sigma=np.float32(0.5), layers=np.array([1]), positions=torch.tensor([2])
+    )
+    assert torch.equal(found.emergence, measure(toy, seed=3, layers=[1], positions=[2]).emergence)
+    found.save(tmp_path)
+    assert tle.load_result(tmp_path).settings["seed"] == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sigma": 0}, {"draws": 1}, {"space": "raw"}, {"space": ()}, {"space": ("unit", "raw")},
+        {"micro": "solo"}, {"estimator": "exact", "sigma": 0.5}, {"controls": ("untrained",)}, {"seed": 0.5},
+        {"layers": 5}, {"batch_size": 0},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_before_the_model_runs(
+    toy: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tl_emergence.capture import compat
+
+    monkeypatch.setattr(compat, "run", lambda *_: pytest.fail("the model ran"))
+    with pytest.raises(SettingError):
+        measure(toy, **settings)
 
 
 def test_read_is_the_norm_with_its_gain_and_unit_without(model: Any) -> None:
@@ -102,9 +155,10 @@ def test_the_same_seed_gives_the_same_numbers_whatever_the_batches(model: Any) -
     assert not torch.equal(first.emergence, measure(model, seed=4).emergence)
 
 
-def test_a_subset_of_layers_and_positions_gives_the_same_cells(model: Any) -> None:
-    whole = measure(model)
-    part = measure(model, layers=[1], positions=[2])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_subset_of_layers_and_positions_gives_the_same_cells(model: Any, space: Any) -> None:
+    whole = measure(model, space=space)
+    part = measure(model, layers=[1], positions=[2], space=space)
     assert (part.layers, part.positions, part.labels) == ((1,), (2,), ("2",))
     assert torch.allclose(part.emergence[0, 0], whole.emergence[1, 2], atol=1e-6)
     assert part.at(1, 2) == pytest.approx(whole.at(1, 2), abs=1e-6)
@@ -194,22 +248,33 @@ def test_the_model_is_bit_identical_afterwards(model: Any, control: tuple[str, .
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("calls_before", [0, 2])
+@pytest.mark.parametrize(
+    ("place", "calls_before"),
+    [
+        ("capture.states.stream_residuals", 0),
+        ("capture.states.stream_residuals", 2),  # inside the weight-shuffled control
+        ("capture.preflight._prove_norm", 1),
+        ("capture.compat.run", 1),  # the second pass of the preflight
+        ("capture.norms.standardise", 1),
+        ("scoring.StateChain", 1),
+        ("scoring.StateChain", 4),  # while the control is scored
+    ],
+)
 def test_the_model_is_bit_identical_after_an_exception_anywhere(
-    model: Any, error: type[BaseException], calls_before: int, monkeypatch: pytest.MonkeyPatch
+    model: Any, error: type[BaseException], place: str, calls_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tl_emergence.capture import states as states_module
-
+    module, name = place.rsplit(".", 1)
+    owner: Any = importlib.import_module(f"tl_emergence.{module}")
     logits, hooks = model(toys.TOKENS), hook_lists(model)
-    original, calls = states_module.stream_residuals, []
+    original, calls = getattr(owner, name), []
 
-    def failing(*args: Any) -> None:
+    def failing(*args: Any) -> Any:
         calls.append(args)
         if len(calls) > calls_before:
-            raise error  # calls_before=2: inside the weight-shuffled control
-        original(*args)
+            raise error
+        return original(*args)
 
-    monkeypatch.setattr(states_module, "stream_residuals", failing)
+    monkeypatch.setattr(owner, name, failing)
     with pytest.raises(error):
         measure(model, controls=("shuffled_weights",))
     assert torch.equal(model(toys.TOKENS), logits) and hook_lists(model) == hooks
@@ -251,7 +316,7 @@ def test_the_work_folder_of_another_run_is_refused(model: Any, tmp_path: Path) -
         measure(model, workdir=tmp_path, seed=1)
 
 
-def caches(model: Any, bos: int | None = None) -> dict[str, Any]:
+def caches(model: Any, bos: int | None = None) -> Any:
     distinct = toys.TOKENS.unique()
     before = [] if bos is None else [bos]
 
@@ -281,11 +346,8 @@ def test_from_cache_reads_with_the_norms_it_is_given(model: Any) -> None:
         pytest.skip("gains folded")
     norms = [*(block.ln1 for block in model.blocks), model.ln_final]
 
-    def on_rows(norm: Any) -> Any:
-        return lambda x: norm(x[:, None])[:, 0]
-
     direct = measure(model, space="read")
-    cached = tle.information_emergence_from_cache(**caches(model), norms=[on_rows(n) for n in norms])
+    cached = tle.information_emergence_from_cache(**caches(model), norms=norms)
     assert cached.space == "read"
     assert torch.allclose(direct.emergence, cached.emergence, atol=1e-4)
 
@@ -308,9 +370,8 @@ def test_from_cache_finds_the_content_of_padded_runs_by_the_mask(model: Any) -> 
         mask[i, pad : pad + 3] = 1
         for name, states in padded.items():
             states[i, pad : pad + 3] = given["cache"][name][i]
-    found = tle.information_emergence_from_cache(
-        **{**given, "cache": padded}, attention_mask=mask, space="resid"
-    )
+    given |= {"cache": padded}
+    found = tle.information_emergence_from_cache(**given, attention_mask=mask, space="resid")
     assert torch.equal(found.emergence, plain.emergence)
 
 
@@ -319,12 +380,13 @@ def test_from_cache_needs_only_the_layers_that_are_scored(model: Any) -> None:
     few = {
         n: v for n, v in given["cache"].items() if n in ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre")
     }
-    found = tle.information_emergence_from_cache(**{**given, "cache": few}, layers=[0], space="resid")
+    given |= {"cache": few}
+    found = tle.information_emergence_from_cache(**given, layers=[0], space="resid")
     assert found.layers == (0,)
     with pytest.raises(
         StateError, match=r"a hook is missing from the cache: saw no blocks.1.hook_resid_post"
     ):
-        tle.information_emergence_from_cache(**{**given, "cache": few}, space="resid")
+        tle.information_emergence_from_cache(**given, space="resid")
 
 
 def edited(name: str, change: Any) -> Any:
@@ -393,8 +455,9 @@ def per_prompt(states: torch.Tensor) -> torch.Tensor:
 def test_caches_that_do_not_fit_get_a_typed_error(
     toy: Any, edit: Any, error: type[Exception], message: str
 ) -> None:
+    given: Any = {"space": "resid", **edit(caches(toy))}
     with pytest.raises(error, match=message):
-        tle.information_emergence_from_cache(**{"space": "resid", **edit(caches(toy))})
+        tle.information_emergence_from_cache(**given)
 
 
 @pytest.mark.usefixtures("as_shipped")

@@ -67,14 +67,15 @@ def test_the_known_tables_are_reproduced_within_three_tenths_of_a_bit(
     assert float(found.stderr.max()) <= 0.05
 
 
-def test_the_weight_shuffled_control_reaches_its_ceiling_from_block_one_on(
+def test_the_weight_shuffled_control_reaches_its_ceiling_from_block_two_on(
     measured: tle.SpaceComparison,
 ) -> None:
     for found in measured.values():
         assert isinstance(found, tle.EmergenceResult)
         control = found.controls["shuffled_weights"]
         assert torch.equal(control.exact.emergence, found.exact.emergence)
-        assert float((control.exact.macro - control.macro)[2:].max()) < 0.1
+        gap = (control.exact.macro - control.macro).abs()
+        assert float(gap[2:].max()) < 0.1 and float(gap[1].max()) < 0.5
 
 
 def test_the_list_reaches_the_separators_after_block_nine_in_unit_and_before_in_read(
@@ -90,7 +91,7 @@ def test_the_list_reaches_the_separators_after_block_nine_in_unit_and_before_in_
 def test_noise_agrees_with_its_slow_twin_on_real_states(gemma: Any, space: Any, layer: int, pos: int) -> None:
     prompts = tle.prompts.demonstrations("country", gemma, shots=4, n=96, seed=5)
     found = tle.information_emergence(gemma, prompts, space=space, layers=[layer], positions=[pos], seed=1)
-    states = capture_states(gemma, prompts, layers=[layer], positions=[pos])
+    states = capture_states(gemma, prompts, layers=[layer], positions=[pos], spaces=("resid",))
     x, y = (
         in_space(
             states.macro[0][i], states.states[i], space, states.reading, states.rms(states.states[i])
@@ -146,6 +147,8 @@ def test_model_classes_and_versions_agree(tmp_path: Path) -> None:
         results["newest"] = tle.load_result(folder / "newest")
     assert toys.LENS_MAJOR >= 4 or len(results) >= 2 or not named
     first, *others = results.values()
+    if not others:
+        pytest.skip("one class and no other version's result here: the version matrix compares")
     for other in others:
         for space in ("read", "unit"):
             assert torch.equal(first[space].exact.emergence, other[space].exact.emergence)

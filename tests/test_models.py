@@ -89,6 +89,33 @@ def test_a_broken_configuration_is_refused(checkpoint: Path, tmp_path: Path) -> 
         models.load(folder)
 
 
+@pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="needs a TransformerBridge")
+def test_a_hub_name_goes_to_the_loader_of_transformerlens(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The hub is out of reach in tests; its files are played by a checkpoint in the same format on disk.
+    import importlib
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    bridge: Any = importlib.import_module("transformer_lens.model_bridge").TransformerBridge
+    boot, asked = bridge.boot_transformers, []
+
+    def from_disk(name: str, **options: Any) -> Any:
+        asked.append(name)
+        parts = {
+            "hf_model": AutoModelForCausalLM.from_pretrained(str(checkpoint)),
+            "tokenizer": AutoTokenizer.from_pretrained(str(checkpoint)),
+        }
+        return boot(name, **options, **parts)
+
+    monkeypatch.setattr(bridge, "boot_transformers", from_disk)
+    model = models.load("somebody/some-llama")
+    assert asked == ["somebody/some-llama"] and not model.training
+    prompts = tle.prompts.demonstrations("country", model, shots=2, n=16)
+    assert tle.information_emergence(model, prompts).settings["model"] == "somebody/some-llama"
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="model not found: saw 'no-such-organisation/no-such-model'"):
         models.load("no-such-organisation/no-such-model")
@@ -144,10 +171,29 @@ def test_a_damaged_conversion_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / packaged.name
     folder.mkdir()
     for path in source.iterdir():
-        (folder / path.name).hardlink_to(path)
+        (folder / path.name).symlink_to(path)
     assert models._is_intact(folder, packaged)
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text("{}")
-    assert not models._is_intact(folder, packaged)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["source_sha256"] == packaged.sha256
+    (folder / "config.json").unlink()
+    assert not models._is_intact(folder, packaged)
+    (folder / "config.json").write_text("{}")
+    assert not models._is_intact(folder, packaged)
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_text('{"files": ')
+    assert not models._is_intact(folder, packaged)
+
+
+@pytest.mark.slow
+def test_the_packaged_llama_is_converted_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TL_EMERGENCE_CACHE", str(tmp_path))
+    model = models.load("smollm2-135m")
+    assert (model.cfg.n_layers, model.cfg.d_model) == (30, 576)
+    prompts = tle.prompts.demonstrations("animal", model, shots=2, n=64)
+    found = tle.information_emergence(model, prompts, layers=[0, 15, 29])
+    assert found.settings["model_note"] == "SmolLM2 135M Instruct, Q4_1, dequantised"
+    assert found.space == "read" and found.collisions == 0
+    assert float(found.macro[2, -1]) == pytest.approx(float(found.exact.macro[2, -1]), abs=0.1)
+    assert models._is_intact(tmp_path / "smollm2-135m", models.PACKAGED["smollm2-135m"])

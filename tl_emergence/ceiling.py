@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from einops import repeat
@@ -11,12 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture.checks import indices
+from tl_emergence.checks import integer, integers
+from tl_emergence.errors import unknown_name
 from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits
 from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
 
+Micro = Literal["alone", "first"]
+"""Where micro comes from: each token run alone, or macro at the first position."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Ceiling:
     """Exact Shannon values in bits for every scored block and position.
 
@@ -48,6 +54,9 @@ def exact_emergence(
         positions: Content positions, all by default.
         micro: "alone", or "first" for micro[l,t] = macro[l,0] at every t.
 
+    Raises:
+        SettingError: A negative layer, a position out of range, an unknown `micro`.
+
     Cost: one sort of N numbers a position; 303,600 prompts of 8 tokens take a fraction of a second.
 
     Example:
@@ -55,6 +64,8 @@ def exact_emergence(
         >>> round(float(exact_emergence(lists, layers=[1]).emergence[0, -1]), 4)
         15.8899
     """
+    layers = _checked_layers(layers)
+    check_micro(micro)
     wanted = indices("position", positions, prompts.n_positions)
     prefix = _entropies(prefix_ids(prompts.tokens[:, : max(wanted) + 1]))
     token = _entropies(prompts.tokens[:, : max(wanted) + 1].t())
@@ -69,13 +80,15 @@ def exact_population(
     In closed form where the set knows its population (demonstrations), else the Miller-Madow estimate.
 
     Raises:
-        SettingError: The population is not known and more than half of the prompts are singletons.
+        SettingError: The population is not known and more than half of the prompts are singletons; a
+            negative layer, a position out of range.
 
     Example:
         >>> some = demonstrations("country", tokenizer, n=512)
         >>> round(float(exact_population(some, layers=[1]).macro[0, -1]), 4)
         18.2118
     """
+    layers = _checked_layers(layers)
     wanted = indices("position", positions, prompts.n_positions)
     last = max(wanted) + 1
     if prompts.population is not None:
@@ -87,6 +100,16 @@ def exact_population(
         ]
         prefix, token = (torch.tensor(values, dtype=torch.float64) for values in estimated)
     return _ceiling(prefix, token, layers, wanted, "alone")
+
+
+def check_micro(micro: str) -> None:
+    """Raise SettingError unless `micro` is "alone" or "first"."""
+    if micro not in get_args(Micro):
+        raise unknown_name("micro", str(micro), get_args(Micro))
+
+
+def _checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(integer("layer", layer, least=0) for layer in integers("layer", layers) or ())
 
 
 def _entropies(ids: Int[Tensor, "pos prompt"]) -> Float[Tensor, " pos"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import ChainEstimate
 from tl_emergence.files import (
+    exists,
     read_bytes,
     read_json,
     tensors_from_bytes,
@@ -39,7 +39,7 @@ class Workspace:
             return
         wanted = json.loads(json.dumps(dict(request)))
         path = folder / "run.json"
-        if path.exists():
+        if exists(path):
             found = read_json(path)
             different = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
             if different:
@@ -58,7 +58,7 @@ class Workspace:
 
     def load(self, part: str) -> ChainEstimate | None:
         """Return a finished part, or None when it is not there."""
-        if self.folder is None or not self._path(part).exists():
+        if self.folder is None or not exists(self._path(part)):
             return None
         path = self._path(part)
         tensors = tensors_from_bytes(read_bytes(path), path)
@@ -94,13 +94,3 @@ class Workspace:
     def _path(self, part: str) -> Path:
         assert self.folder is not None
         return self.folder / "parts" / f"{part}.safetensors"
-
-
-def weights_fingerprint(model: Any) -> str:
-    """Return a short hash of some entries of every parameter: enough to tell two models apart."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // 64)][:64].double().cpu()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]

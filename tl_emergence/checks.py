@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable
 from numbers import Real
@@ -65,7 +64,7 @@ def number(what: str, value: Any) -> float:
     """Return a plain float for anything that is one number.
 
     Raises:
-        SettingError: Not a number, or not finite.
+        SettingError: Not a number by type.
 
     Example:
         >>> number("sigma", 2)
@@ -73,11 +72,11 @@ def number(what: str, value: Any) -> float:
     """
     one = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
     found = value.item() if one else value
-    if not isinstance(found, Real) or not math.isfinite(found):
+    if not isinstance(found, Real):
         raise SettingError(
             f"{what} is not a number",
             seen=f"{value!r} ({type(value).__name__})",
-            expected="a finite number",
+            expected="one number",
             fix="Pass a number.",
         )
     return float(found)

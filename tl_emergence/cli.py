@@ -15,7 +15,7 @@ from tl_emergence.errors import EmergenceError, ResultFileError, SettingError, u
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
-    from tl_emergence.results import AnyResult, EmergenceResult
+    from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep
 
 app = typer.Typer(
     help="Where in a transformer do tokens become more than the sum of their parts?",
@@ -34,7 +34,7 @@ def run(
     prompts: Annotated[
         str, typer.Option(help="country, animal, color; a .txt or .jsonl file; openorca, openhermes.")
     ] = "country",
-    n: Annotated[int, typer.Option(help="Number of prompts.")] = 2048,
+    n: Annotated[str, typer.Option(help="Number of prompts; all of them for a list: all.")] = "2048",
     shots: Annotated[int | None, typer.Option(help="Entities a prompt, for lists.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Tokens a window, for texts.")] = 8,
     anchor: Annotated[str, typer.Option(help="Side of the full stop, for texts: start or end.")] = "start",
@@ -72,7 +72,7 @@ def run(
         asked = {
             "model": model,
             "prompts": prompts,
-            "n": n,
+            "n": _number_of_prompts(n),
             "shots": shots,
             "n_tokens": n_tokens,
             "anchor": anchor,
@@ -80,7 +80,9 @@ def run(
         }
         result = _finished(out, asked)
         if result is None:
-            result = _measure(out, asked, settings, threads)
+            if threads is not None:
+                _use_threads(threads)
+            result = _measure(out, asked, settings)
         shutil.rmtree(out / ".work", ignore_errors=True)
         _write_outputs(result, out, figures)
 
@@ -125,20 +127,33 @@ def estimators() -> None:
         typer.echo(f"{estimator.name:12} {estimator.measures}")
 
 
-def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any], threads: int | None) -> AnyResult:
-    """Run the measurement with its parts kept in out/.work, and save the result."""
+def _number_of_prompts(n: str) -> Any:
+    try:
+        return n if n == "all" else int(n)
+    except ValueError:
+        raise SettingError(
+            "n is not a whole number", seen=repr(n), expected="a number, or all", fix="--n 2048"
+        ) from None
+
+
+def _use_threads(threads: int) -> None:
     import torch
 
+    from tl_emergence.checks import integer
+
+    torch.set_num_threads(integer("threads", threads, least=1))
+
+
+def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any]) -> AnyResult:
+    """Run the measurement with its parts kept in out/.work, and save the result."""
     from tl_emergence.emergence import information_emergence
-    from tl_emergence.files import to_json, write_atomically
+    from tl_emergence.files import exists, to_json, write_atomically
     from tl_emergence.models import load
 
     work = out / ".work"
-    fresh = not out.exists()
+    new = next((folder for folder in (out, work) if not exists(folder)), None)
     write_atomically(work / "command.json", to_json(asked))
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
         typer.echo(f"loading {asked['model']}", err=True)
         model = load(asked["model"])
         prompt_set = _prompts(asked, model)
@@ -148,9 +163,10 @@ def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any], threads
         )
         result.save(out / "result")
     except EmergenceError as error:
-        # What failed by its own input fails again: nothing of it stays. A full disk can be freed.
-        if not isinstance(error, ResultFileError):
-            shutil.rmtree(out if fresh else work, ignore_errors=True)
+        # What failed by its own input fails again: nothing that this call made stays. What an earlier call
+        # finished is kept, and so is everything when a disk was full: that can be mended.
+        if new is not None and not isinstance(error, ResultFileError):
+            shutil.rmtree(new, ignore_errors=True)
         raise
     write_atomically(out / "run.json", to_json(asked))
     return result
@@ -162,12 +178,12 @@ def _finished(out: Path, asked: dict[str, Any]) -> AnyResult | None:
     Raises:
         SettingError: The folder belongs to another command.
     """
-    from tl_emergence.files import read_json
+    from tl_emergence.files import exists, read_json
     from tl_emergence.saving import load_result
 
-    finished = (out / "run.json").exists()
+    finished = exists(out / "run.json")
     record = out / "run.json" if finished else out / ".work" / "command.json"
-    if not record.exists():
+    if not exists(record):
         return None
     before = read_json(record)
     different = sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key))
@@ -191,9 +207,8 @@ def _prompts(asked: dict[str, Any], model: Any) -> PromptSet:
         return prompts.demonstrations(
             asked["prompts"], model, shots=asked["shots"], n=asked["n"], seed=asked["seed"]
         )
-    return prompts.sentences(
-        asked["prompts"], model, n_tokens=asked["n_tokens"], anchor=asked["anchor"], n=asked["n"]
-    )
+    n = None if asked["n"] == "all" else asked["n"]
+    return prompts.sentences(asked["prompts"], model, n_tokens=asked["n_tokens"], anchor=asked["anchor"], n=n)
 
 
 def _write_outputs(result: AnyResult, out: Path, figures: bool) -> None:
@@ -244,6 +259,8 @@ def _figure(result: AnyResult, kind: str, metric: Any, space: str | None, sigma:
         if space is not None and space not in result:
             raise unknown_name("space", space, list(result))
         result = result[space if space is not None else next(iter(result))]
+    elif space is not None and space != _first(result).space:
+        raise unknown_name("space", space, [_first(result).space])
     if kind == "sigma":
         if not isinstance(result, SigmaSweep):
             raise _needs(
@@ -254,6 +271,12 @@ def _figure(result: AnyResult, kind: str, metric: Any, space: str | None, sigma:
     assert isinstance(single, EmergenceResult)
     drawing = {"overview": plots.overview, "heatmap": plots.heatmap, "curves": plots.curves}[kind]
     return drawing(single, metric=metric)
+
+
+def _first(result: EmergenceResult | SigmaSweep) -> EmergenceResult:
+    from tl_emergence.results import EmergenceResult
+
+    return result if isinstance(result, EmergenceResult) else next(iter(result.values()))
 
 
 def _needs(kind: str, what: str) -> SettingError:
@@ -277,7 +300,9 @@ def _save_figure(figure: Any, path: Path) -> None:
 
 def _result_folder(folder: Path) -> Path:
     """Accept the folder of a run as well as the folder of its result."""
-    return folder / "result" if (folder / "result" / "result.json").exists() else folder
+    from tl_emergence.files import exists
+
+    return folder / "result" if exists(folder / "result" / "result.json") else folder
 
 
 @contextmanager

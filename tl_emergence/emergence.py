@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,20 +15,47 @@ from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.cached import CacheNorms, StateCache, states_from_cache
+from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.spaces import Space
 from tl_emergence.capture.states import CapturedStates
-from tl_emergence.checkpoints import Workspace, weights_fingerprint
+from tl_emergence.ceiling import Micro
+from tl_emergence.checkpoints import Workspace
+from tl_emergence.checks import integer, integers
 from tl_emergence.controls import captured, check_controls
-from tl_emergence.errors import SettingError
-from tl_emergence.estimators.interface import Estimator
-from tl_emergence.estimators.registry import check_options, get_estimator
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
+from tl_emergence.question import ask, is_one_number
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
-from tl_emergence.scoring import Micro, score
+from tl_emergence.scoring import score
 
 
 class EmergenceWarning(UserWarning):
     """Something was decided for the caller that changes what the numbers mean."""
+
+
+class _Settings(TypedDict, total=False):
+    """What both functions take besides sigma and space; for type checkers."""
+
+    estimator: str
+    layers: Sequence[int] | None
+    positions: Sequence[int] | None
+    micro: Micro
+    seed: int
+    progress: bool
+    draws: int | None
+
+
+class _RunSettings(_Settings, total=False):
+    controls: Sequence[str]
+    prepend_bos: bool | None
+    bos_token_id: int | None
+    batch_size: int
+    workdir: str | PathLike[str] | None
+
+
+class _CacheSettings(_Settings, total=False):
+    n_prefix: int
+    norms: CacheNorms | None
+    attention_mask: Tensor | None
 
 
 @overload
@@ -37,7 +65,7 @@ def information_emergence(
     *,
     sigma: float | None = None,
     space: Space | None = None,
-    **settings: Any,
+    **settings: Unpack[_RunSettings],
 ) -> EmergenceResult: ...
 @overload
 def information_emergence(
@@ -46,7 +74,7 @@ def information_emergence(
     *,
     sigma: Sequence[float],
     space: Space | None = None,
-    **settings: Any,
+    **settings: Unpack[_RunSettings],
 ) -> SigmaSweep: ...
 @overload
 def information_emergence(
@@ -55,7 +83,7 @@ def information_emergence(
     *,
     sigma: float | Sequence[float] | None = None,
     space: Sequence[Space],
-    **settings: Any,
+    **settings: Unpack[_RunSettings],
 ) -> SpaceComparison: ...
 def information_emergence(
     model: Any,
@@ -104,6 +132,7 @@ def information_emergence(
         batch_size: Prompts a forward pass.
         seed: Seed of every random draw. Global random state is not touched.
         workdir: Keep finished parts there, so that a run that was stopped goes on; delete it afterwards.
+            Not together with hooks of your own: no record could tell whether they are still the same.
         progress: Show progress bars on standard error.
         options: What the estimator takes besides (`draws` for `noise`).
 
@@ -128,54 +157,52 @@ def information_emergence(
     """
     compat.check_model(model)
     prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
-    chosen = get_estimator(estimator)
-    check_options(chosen, options)
-    sigmas = _sigmas(chosen, sigma)
+    question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls)
     capture_settings = {
-        "layers": layers,
-        "positions": positions,
+        "layers": integers("layer", layers),
+        "positions": integers("position", positions),
         "prepend_bos": prepend_bos,
-        "bos_token_id": bos_token_id,
-        "batch_size": batch_size,
+        "bos_token_id": None if bos_token_id is None else integer("bos_token_id", bos_token_id),
+        "batch_size": integer("batch size", batch_size, least=1),
     }
-    request = {
-        "model": compat.describe(model),
-        "weights": weights_fingerprint(model),
-        "prompts": prompt_set.content_hash,
-        "estimator": {"name": estimator, "sigma": sigmas, **options},
-        "space": space if space is None or isinstance(space, str) else list(space),
-        "controls": sorted(controls),
-        "micro": micro,
-        "seed": seed,
-        "tl_emergence": compat.package_version("tl-emergence"),
-        **{name: _plain(value) for name, value in capture_settings.items()},
-    }
-    workspace = Workspace(None if workdir is None else Path(workdir), request)
-    spaces: tuple[Space, ...] | None = None
+    workspace = Workspace(None, {})
+    if workdir is not None:
+        request = {
+            "model": compat.describe(model),
+            "weights": model_fingerprint(model),
+            "prompts": prompt_set.content_hash,
+            **question.settings(),
+            "controls": sorted(controls),
+            "tl_emergence": compat.package_version("tl-emergence"),
+            **capture_settings,
+        }
+        workspace = Workspace(Path(workdir), request)
+    spaces = question.spaces
     runs: dict[str, dict[str, list[EmergenceResult]]] = {}
     for run in ("model", *dict.fromkeys(controls)):
-        states = captured(model, prompt_set, run, seed, workspace, progress, capture_settings)
+        settings = {**capture_settings, "spaces": spaces or ()}
+        states = captured(model, prompt_set, run, question.seed, workspace, progress, settings)
         if spaces is None:
-            spaces = _spaces(space, states, stacklevel=3)
+            spaces = _default_spaces(states, stacklevel=3)
         runs[run] = {
             name: score(
                 states,
-                estimator=chosen,
-                sigmas=sigmas,
+                estimator=question.estimator,
+                sigmas=question.sigmas,
                 space=name,
-                seed=seed,
+                seed=question.seed,
                 micro=micro,
                 options=options,
                 workspace=workspace,
                 part=run,
-                device=compat.device(model),
+                device=compat.estimation_device(model),
                 progress=progress,
             )
             for name in spaces
         }
         del states  # their memory and files, before the next run captures its own
-    return _assembled(runs, sigmas, sigma, space)
+    return _assembled(runs, question.sigmas, sigma, space)
 
 
 @overload
@@ -183,27 +210,33 @@ def information_emergence_from_cache(
     cache: StateCache,
     micro_cache: StateCache,
     *,
+    tokens: PromptSet | Tensor,
+    micro_tokens: Tensor,
     sigma: float | None = None,
     space: Space | None = None,
-    **settings: Any,
+    **settings: Unpack[_CacheSettings],
 ) -> EmergenceResult: ...
 @overload
 def information_emergence_from_cache(
     cache: StateCache,
     micro_cache: StateCache,
     *,
+    tokens: PromptSet | Tensor,
+    micro_tokens: Tensor,
     sigma: Sequence[float],
     space: Space | None = None,
-    **settings: Any,
+    **settings: Unpack[_CacheSettings],
 ) -> SigmaSweep: ...
 @overload
 def information_emergence_from_cache(
     cache: StateCache,
     micro_cache: StateCache,
     *,
+    tokens: PromptSet | Tensor,
+    micro_tokens: Tensor,
     sigma: float | Sequence[float] | None = None,
     space: Sequence[Space],
-    **settings: Any,
+    **settings: Unpack[_CacheSettings],
 ) -> SpaceComparison: ...
 def information_emergence_from_cache(
     cache: StateCache,
@@ -263,9 +296,7 @@ def information_emergence_from_cache(
         EmergenceResult(from cache, 8 prompts, noise, space unit, sigma 0.5, 2 layers x 3 positions)
     """
     prompt_set = tokens if isinstance(tokens, PromptSet) else from_tokens(tokens)
-    chosen = get_estimator(estimator)
-    check_options(chosen, options)
-    sigmas = _sigmas(chosen, sigma)
+    question = ask(estimator, sigma, space, micro, seed, options)
     states = states_from_cache(
         cache,
         micro_cache,
@@ -280,10 +311,10 @@ def information_emergence_from_cache(
     scored = {
         name: score(
             states,
-            estimator=chosen,
-            sigmas=sigmas,
+            estimator=question.estimator,
+            sigmas=question.sigmas,
             space=name,
-            seed=seed,
+            seed=question.seed,
             micro=micro,
             options=options,
             workspace=Workspace(None, {}),
@@ -291,9 +322,9 @@ def information_emergence_from_cache(
             device=torch.device("cpu"),
             progress=progress,
         )
-        for name in _spaces(space, states, stacklevel=3)
+        for name in question.spaces or _default_spaces(states, stacklevel=3)
     }
-    return _assembled({"model": scored}, sigmas, sigma, space)
+    return _assembled({"model": scored}, question.sigmas, sigma, space)
 
 
 def _assembled(
@@ -303,44 +334,20 @@ def _assembled(
     space: str | Sequence[str] | None,
 ) -> AnyResult:
     """Give each result its controls, and the caller the shape that was asked for."""
-    from dataclasses import replace
-
     by_space: dict[str, EmergenceResult | SigmaSweep] = {}
     for name, results in runs["model"].items():
         complete = [
             replace(found, controls={c: runs[c][name][s] for c in runs if c != "model"})
             for s, found in enumerate(results)
         ]
-        several = sigma is not None and not isinstance(sigma, int | float)
+        several = sigma is not None and not is_one_number(sigma)
         by_space[name] = SigmaSweep(dict(zip(sigmas, complete, strict=True))) if several else complete[0]
     if space is None or isinstance(space, str):
         return next(iter(by_space.values()))
     return SpaceComparison(by_space)
 
 
-def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tuple[float, ...]:
-    if sigma is None:
-        return (estimator.default_sigma,)
-    if isinstance(sigma, int | float):
-        return (float(sigma),)
-    levels = tuple(float(level) for level in sigma)
-    if not levels or len(set(levels)) != len(levels):
-        raise SettingError(
-            "noise levels not usable",
-            seen=levels or "none",
-            expected="at least one, each once",
-            fix="Pass a number or several different ones: sigma=(0.25, 0.5, 1, 2).",
-        )
-    return levels
-
-
-def _spaces(
-    space: Space | Sequence[Space] | None, states: CapturedStates, stacklevel: int
-) -> tuple[Space, ...]:
-    if isinstance(space, str):
-        return (space,)
-    if space is not None:
-        return tuple(dict.fromkeys(space))
+def _default_spaces(states: CapturedStates, stacklevel: int) -> tuple[Space, ...]:
     default = states.reading.default_space
     if default != "read":
         why = (
@@ -355,7 +362,3 @@ def _spaces(
             stacklevel=stacklevel,
         )
     return (default,)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

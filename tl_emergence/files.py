@@ -45,6 +45,23 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is something at a path.
+
+    Raises:
+        ResultFileError: A folder on the way may not be searched.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ResultFileError(
+            "cannot look there",
+            seen=f"{path}: {error.strerror or error}",
+            expected="folders that may be searched",
+            fix="Choose another place, or ask for the right to read it.",
+        ) from error
+
+
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors in the safetensors format."""
     from safetensors.torch import save

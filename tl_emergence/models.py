@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tl_emergence.capture import compat
-from tl_emergence.errors import MissingPackageError, ModelLoadError, unknown_name
+from tl_emergence.errors import MissingPackageError, ModelLoadError, ResultFileError, unknown_name
 from tl_emergence.files import read_json, to_json, write_atomically
 
 ModelClass = Literal["auto", "bridge", "hooked"]
@@ -168,13 +168,15 @@ def packaged_checkpoint(packaged: PackagedModel) -> Path:
 
 
 def _is_intact(folder: Path, packaged: PackagedModel) -> bool:
-    if not (folder / "manifest.json").exists():
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except ResultFileError:  # missing, cut off, not readable: convert again
         return False
-    manifest = read_json(folder / "manifest.json")
     files = manifest.get("files", {})
-    return manifest.get("source_sha256") == packaged.sha256 and all(
+    whole = all(
         (folder / name).is_file() and _sha256(folder / name) == checksum for name, checksum in files.items()
     )
+    return bool(files) and whole and manifest.get("source_sha256") == packaged.sha256
 
 
 def _convert(packaged: PackagedModel, folder: Path) -> None:

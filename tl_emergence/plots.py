@@ -215,7 +215,7 @@ def at_sigma(found: EmergenceResult | SigmaSweep, sigma: float | None) -> Emerge
         SettingError: A sigma that was not measured.
     """
     if isinstance(found, EmergenceResult):
-        return found
+        found = SigmaSweep({found.sigma: found})
     chosen = min(found, key=lambda s: abs(s - 0.5)) if sigma is None else sigma
     if chosen not in found:
         raise SettingError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subsample:
     """The same scores on a random subset of the prompts, drawn without replacement.
 
@@ -31,7 +31,7 @@ class Subsample:
     emergence: Float[Tensor, "layer pos"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmergenceResult:
     """Information emergence of every scored block and position, in bits.
 
@@ -158,7 +158,7 @@ class EmergenceResult:
         return html(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SigmaSweep(Mapping[float, EmergenceResult]):
     """One result for each noise level, from the same states and the same draws, scaled."""
 
@@ -179,6 +179,17 @@ class SigmaSweep(Mapping[float, EmergenceResult]):
 
         return joined_rows(self.results.values())
 
+    def summary(self) -> str:
+        """Return the summary of every noise level."""
+        from tl_emergence.tables import joined_summary
+
+        return joined_summary({f"sigma {sigma:g}": found.summary() for sigma, found in self.items()})
+
+    def _repr_html_(self) -> str:
+        from tl_emergence.tables import joined_html
+
+        return joined_html({f"sigma {sigma:g}": found._repr_html_() for sigma, found in self.items()})
+
     def plot(self, **options: Any) -> Figure:
         """Return information against sigma; see `tl_emergence.plots.sigma_curves`."""
         from tl_emergence import plots
@@ -195,7 +206,7 @@ class SigmaSweep(Mapping[float, EmergenceResult]):
         return f"SigmaSweep({', '.join(f'{sigma:g}' for sigma in self)}: {next(iter(self.values()))!r})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
     """One result or sweep for each space, from the same states: `read` and `unit` side by side."""
 
@@ -215,6 +226,17 @@ class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
         import pandas as pd
 
         return pd.concat([found.to_dataframe() for found in self.results.values()], ignore_index=True)
+
+    def summary(self) -> str:
+        """Return the summary of every space."""
+        from tl_emergence.tables import joined_summary
+
+        return joined_summary({f"space {space!r}": found.summary() for space, found in self.items()})
+
+    def _repr_html_(self) -> str:
+        from tl_emergence.tables import joined_html
+
+        return joined_html({f"space {space!r}": found._repr_html_() for space, found in self.items()})
 
     def plot(self, **options: Any) -> Figure:
         """Return heatmaps side by side; see `tl_emergence.plots.side_by_side`."""

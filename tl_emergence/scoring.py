@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,13 +12,11 @@ from tqdm import tqdm
 
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
-from tl_emergence.ceiling import exact_emergence
+from tl_emergence.ceiling import Micro, exact_emergence
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.errors import unknown_name
+from tl_emergence.estimators.exact import closest_distance
 from tl_emergence.estimators.interface import ChainEstimate, Estimator, StateChain
 from tl_emergence.results import EmergenceResult, Subsample
-
-Micro = Literal["alone", "first"]
 
 # A first position whose macro state is the token's own (nothing came before it but BOS) shares its value
 # with micro, so that emergence there is exactly 0. The two are compared up to this, relative to their RMS.
@@ -45,18 +43,19 @@ def score(
 
     Every (part, position) is kept in the workspace when it is done and not computed again.
     """
-    if micro not in ("alone", "first"):
-        raise unknown_name("micro", micro, ["alone", "first"])
     check_space(space, states.reading, states.states)
     scales = [states.rms(s) if space == "resid" else 1.0 for s in states.states]
     pairs = [(states.states.index(layer), states.states.index(layer + 1)) for layer in states.layers]
+
+    def view_of(raw: Float[Tensor, "state row d_model"]) -> _SpaceView:
+        return _SpaceView(raw, states, space, scales, device)
 
     def measure(
         name: str, raw: Float[Tensor, "state row d_model"], rows: Int[Tensor, "series sample"]
     ) -> ChainEstimate:
         found = workspace.load(f"{part}-{space}-{name}")
         if found is None:
-            view = _SpaceView(raw, states, space, scales, device)
+            view = view_of(raw)
             chain = StateChain(name, view.held(), states.states, pairs, rows)
             found = estimator.chain(chain, sigmas=sigmas, seed=seed, **options)
             workspace.save(f"{part}-{space}-{name}", found)
@@ -69,11 +68,19 @@ def score(
         alone = measure("micro", states.micro, token_rows)
         bar.update()
         macro: list[ChainEstimate | None] = []
+        closest: list[Float[Tensor, " state"]] = []
         for t, raw, rows in zip(states.positions, states.macro, states.prefix_rows, strict=True):
             shared = t == 0 and _is_micro(states, raw, rows)
-            macro.append(None if shared else measure(f"macro-{t}", raw, rows[None, :]))
+            found = None if shared else measure(f"macro-{t}", raw, rows[None, :])
+            macro.append(found)
+            gaps = [closest_distance(x) for x in view_of(raw)] if found is None else found.closest
+            closest.append(torch.as_tensor(gaps, dtype=torch.float64))
             bar.update()
-    return [_result(states, alone, macro, s, sigma, space, seed, micro) for s, sigma in enumerate(sigmas)]
+    distances = _closest(states, closest)
+    return [
+        _result(states, alone, macro, distances, s, sigma, space, seed, micro, scales)
+        for s, sigma in enumerate(sigmas)
+    ]
 
 
 class _SpaceView(Sequence[Tensor]):
@@ -124,11 +131,13 @@ def _result(
     states: CapturedStates,
     alone: ChainEstimate,
     macro: Sequence[ChainEstimate | None],
+    closest: Float[Tensor, "end layer pos"],
     s: int,
     sigma: float,
     space: Space,
     seed: int,
     micro: Micro,
+    scales: Sequence[float],
 ) -> EmergenceResult:
     """Put one sigma's numbers together: columns are positions, `None` in macro means shared with micro."""
     columns = list(states.positions)
@@ -163,7 +172,7 @@ def _result(
         labels=tuple(states.prompts.labels[t] for t in columns),
         n_prompts=len(states.prompts),
         cap_bits=alone.cap_bits,
-        closest=_closest(states, alone, macro),
+        closest=closest,
         subsamples=tuple(subsamples),
         macro_pointwise=_pointwise([alone if e is None else e for e in macro], s, [0] * len(macro)),
         micro_pointwise=_pointwise([alone] * len(series), s, series),
@@ -178,8 +187,9 @@ def _result(
             "macro_shared_with_micro_at_position_0": bool(shared.any()),
             "prompts": states.prompts.name,
             "prompts_hash": states.prompts.content_hash,
+            "n_positions": states.prompts.n_positions,
             "prompts_details": dict(states.prompts.details),
-            "skipped_cells": [],
+            **({"resid_scales": list(scales)} if space == "resid" else {}),
             **states.provenance,
         },
     )
@@ -190,10 +200,9 @@ def _running_mean(bits: Float[Tensor, "pair series"]) -> Float[Tensor, "pair ser
 
 
 def _closest(
-    states: CapturedStates, alone: ChainEstimate, macro: Sequence[ChainEstimate | None]
+    states: CapturedStates, columns: Sequence[Float[Tensor, " state"]]
 ) -> Float[Tensor, "end layer pos"]:
     ends = [[states.states.index(layer + end) for layer in states.layers] for end in (0, 1)]
-    columns = [(alone if found is None else found).closest for found in macro]
     return torch.stack([torch.stack([c[end] for c in columns], dim=1) for end in ends])
 
 

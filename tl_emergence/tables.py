@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as html_escape
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,9 +95,10 @@ def header(result: EmergenceResult) -> list[str]:
     cap = "none" if result.cap_bits is None else f"{result.cap_bits:.2f} bits"
     details = s.get("prompts_details", {})
     shots = f", {details['shots']} shots" if "shots" in details else ""
+    length = s.get("n_positions", max(result.positions) + 1)
     return [
         f"{model_name(result)} on {s.get('prompts', 'tokens')}{shots}: {result.n_prompts:,} prompts x "
-        f"{max(result.positions) + 1} tokens",
+        f"{length} tokens",
         f"{result.estimator} information at sigma {result.sigma:g} in space {result.space!r}, seed "
         f"{s.get('seed', 0)}; cap {cap}",
     ]
@@ -128,7 +129,7 @@ def last_position_rows(result: EmergenceResult) -> tuple[list[str], list[list[st
 
 
 def caveats(result: EmergenceResult) -> list[str]:
-    """Return what limits the numbers: saturation, collisions, missing controls, direction."""
+    """Return what limits the numbers: saturation, collisions, controls, direction."""
     lines = []
     saturated = int(result.macro_saturated.sum())
     if saturated:
@@ -150,6 +151,8 @@ def caveats(result: EmergenceResult) -> list[str]:
         )
     if result.estimator == "noise":
         lines.append("These numbers describe this prompt set at this resolution: compare at equal N only.")
+    if result.settings.get("direction") == "none":
+        lines.append("Emergence is a difference of two estimates: it bounds nothing, on either side.")
     return lines
 
 
@@ -163,6 +166,16 @@ def summary(result: EmergenceResult) -> str:
     ]
     where = f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits:"
     return "\n".join([*header(result), "", where, *table, "", *caveats(result)])
+
+
+def joined_summary(parts: Mapping[str, str]) -> str:
+    """Return several summaries, each under its title."""
+    return "\n\n".join(f"== {title} ==\n{text}" for title, text in parts.items())
+
+
+def joined_html(parts: Mapping[str, str]) -> str:
+    """Return several notebook tables, each under its title."""
+    return "".join(f"<h4>{html_escape.escape(title)}</h4>{page}" for title, page in parts.items())
 
 
 def html(result: EmergenceResult) -> str:

@@ -135,7 +135,8 @@ spaces.plot()
 # 2. In **`read`** the list is at the separators early: the last column is red from block 5 on.
 # 3. In **`unit`** the same column is blue up to block 10 (it carries less than its tokens do alone) and turns
 #    red at blocks 11 and 12. It looks as if the list were gathered at the commas only then.
-# 4. The **control** is at its ceiling as soon as attention has run once.
+# 4. The **control** is close to its ceiling in block 1, as soon as attention has run once, and at it from
+#    block 2 on.
 #
 # Which of the two is right about the list? Here are both, with the paper's way of drawing: along the
 # blocks, at the last comma.

@@ -48,6 +48,15 @@ def test_a_hook_that_breaks_the_stream_is_found(model: Any) -> None:
         preflight(model, toys.TOKENS)
 
 
+def test_a_hook_that_never_fires_is_named(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tl_emergence.capture import compat
+
+    hooked = compat.hooked
+    monkeypatch.setattr(compat, "hooked", lambda model, hooks: hooked(model, hooks[:-1]))
+    with pytest.raises(HookError, match=r"blocks\.1\.hook_resid_post did not fire"):
+        preflight(model, toys.TOKENS)
+
+
 def test_random_hooks_are_found_to_be_not_repeatable(model: Any) -> None:
     generator = torch.Generator().manual_seed(0)
 

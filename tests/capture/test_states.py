@@ -26,9 +26,13 @@ def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def hook_lists(model: Any) -> dict[str, list[Any]]:
-    return {
-        name: [*point.fwd_hooks, *point._forward_hooks.values()] for name, point in model.hook_dict.items()
+    """Return every hook on every hook point, and on every other module of the model."""
+    points = {name: list(point.fwd_hooks) for name, point in model.hook_dict.items()}
+    modules = {
+        f"module {name}": [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        for name, module in model.named_modules()
     }
+    return points | modules
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
@@ -138,6 +142,55 @@ def test_a_resumed_capture_runs_only_what_is_missing(
     assert all(torch.equal(a, b) for a, b in zip(whole.macro, resumed.macro, strict=True))
 
 
+def test_the_folder_of_another_capture_is_refused(model: Any, tmp_path: Path) -> None:
+    capture_states(model, PROMPTS, folder=tmp_path)
+    others = {
+        "prompts": ({"prompts": from_tokens(toys.TOKENS.flip(0))}, {}),
+        "positions": ({"prompts": PROMPTS}, {"positions": [1]}),
+        "bos_token_id": ({"prompts": PROMPTS}, {"bos_token_id": 1}),
+    }
+    for name, (given, settings) in others.items():
+        with pytest.raises(SettingError, match=rf"the states of another capture: saw .*differs in .*{name}"):
+            capture_states(model, **given, **settings, folder=tmp_path)
+    weight = next(p for p in model.parameters() if p.ndim == 2)
+    last = weight[-1, -1].item()
+    with torch.no_grad():
+        weight[-1, -1] += 1  # one number of one weight
+    try:
+        with pytest.raises(SettingError, match="differs in weights"):
+            capture_states(model, PROMPTS, folder=tmp_path)
+    finally:
+        with torch.no_grad():
+            weight[-1, -1] = last
+
+
+def test_hooks_of_the_callers_cannot_be_kept_for_going_on(model: Any, tmp_path: Path) -> None:
+    assert compat.callers_hooks(model) == []
+    with (
+        pytest.raises(SettingError, match=r"cannot be kept for going on: saw hooks on blocks\.0\."),
+        model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: None)]),
+    ):
+        capture_states(model, PROMPTS, folder=tmp_path)
+
+
+@pytest.mark.parametrize("bos", [None, 1])
+def test_the_scale_of_the_raw_stream_is_over_all_prompts_and_positions(
+    model: Any, bos: int | None, tmp_path: Path
+) -> None:
+    repeated = from_tokens(torch.cat([toys.TOKENS, toys.TOKENS[:3]]))
+    whole = repeated.tokens if bos is None else torch.nn.functional.pad(repeated.tokens, (1, 0), value=bos)
+    content = reference(model, whole)[:, :, 0 if bos is None else 1 :]
+    expected = content.double().square().mean(dim=(1, 2, 3)).sqrt()
+    settings: Any = {"spaces": ("resid",), "bos_token_id": bos, "batch_size": 3, "folder": tmp_path}
+    found = capture_states(model, repeated, positions=[1], **settings)
+    assert found.scales == pytest.approx(expected.tolist(), rel=1e-5)
+    resumed = capture_states(model, repeated, positions=[1], **settings)
+    assert resumed.scales == found.scales
+    assert found.rms(1) == found.scales[1]  # type: ignore[index]
+    with pytest.raises(SettingError, match=r"scale of the raw stream was not captured.*spaces=\('resid',\)"):
+        capture_states(model, repeated).rms(0)
+
+
 def test_a_resumed_capture_does_not_trust_states_that_changed(model: Any, tmp_path: Path) -> None:
     whole = capture_states(model, PROMPTS, folder=tmp_path)
     whole.micro[0, 0, 0] += 1  # the file itself: as after a crash of the machine
@@ -198,9 +251,22 @@ def test_states_that_are_not_finite_are_named(toy: Any) -> None:
         out[:, 1:] = float("nan")
         return out
 
-    # Poison only what the preflight does not look at: it would refuse first.
-    with pytest.raises((StateError, HookError)), toy.hooks(fwd_hooks=[("blocks.1.hook_resid_post", poison)]):
+    with (
+        pytest.raises(StateError, match=r"NaN or infinity in blocks.1.hook_resid_post, on the first prompts"),
+        toy.hooks(fwd_hooks=[("blocks.1.hook_resid_post", poison)]),
+    ):
         capture_states(toy, PROMPTS)
+    calls: list[int] = []
+
+    def poison_later(tensor: torch.Tensor, hook: Any) -> torch.Tensor:
+        calls.append(1)  # the first two passes are the preflight's
+        return poison(tensor, hook) if len(calls) > 3 else tensor
+
+    with (
+        pytest.raises(StateError, match=r"states are not finite: saw NaN or infinity in h_2 at position 1"),
+        toy.hooks(fwd_hooks=[("blocks.1.hook_resid_post", poison_later)]),
+    ):
+        capture_states(toy, PROMPTS, positions=[1])
     from tl_emergence.capture.checks import check_finite
 
     bad = torch.zeros(2, 3, 4)
@@ -216,6 +282,7 @@ def test_states_that_are_not_finite_are_named(toy: Any) -> None:
         ({"layers": []}, SettingError, "layer out of range: saw none"),
         ({"positions": [3]}, SettingError, r"position out of range: saw \[3\]; expected -3 to 2"),
         ({"batch_size": 0}, SettingError, "batch size out of range: saw 0"),
+        ({"bos_token_id": 5000}, TokenError, "BOS outside the vocabulary: saw 5000; expected an id from 0"),
         ({"prepend_bos": True}, TokenError, "no BOS token known"),
     ],
 )

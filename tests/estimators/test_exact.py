@@ -53,6 +53,21 @@ def test_closest_distance_of_one_row_is_infinite() -> None:
     assert closest_distance(torch.zeros(1, 3)) == math.inf
 
 
+def test_the_closest_pair_is_found_beside_a_massive_dimension() -> None:
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
+    x[:, 0] += 5e4
+    x[17, 1:] = x[60, 1:] + 1e-3
+    x[17, 0] = x[60, 0]
+    assert closest_distance(x) == pytest.approx(1e-3 * math.sqrt(7), rel=1e-3)
+
+
+def test_collisions_are_seen_in_a_chain() -> None:
+    apart = torch.tensor([[0.0], [1.0], [2.0]])
+    together = torch.tensor([[0.0], [5.0], [5.0]])
+    chain = StateChain("test", [apart, together], (0, 1), ((0, 1),), torch.arange(3)[None])
+    assert ExactEstimator().chain(chain, sigmas=(0.0,)).closest.tolist() == [1.0, 0.0]
+
+
 def test_a_chain_counts_what_both_states_distinguish() -> None:
     states = [torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([[0.0], [1.0], [2.0]])]
     rows = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 0]])

@@ -8,11 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_finite, indices
+from tl_emergence.capture.norms import Norm
 from tl_emergence.capture.spaces import Reading
 from tl_emergence.capture.states import CapturedStates
+from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.prompts.prefixes import first_rows, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -81,7 +84,7 @@ def states_from_cache(
         found = [_macro_state(cache, s, n_layers, columns[:, t], prefixes[t], first) for s in held]
         macro.append(torch.stack(found))
         check_finite(held, [(t, macro[-1])])
-    known = (None,) * (n_layers + 1) if norms is None else tuple(norms)
+    known = (None,) * (n_layers + 1) if norms is None else tuple(_on_rows(norm) for norm in norms)
     dtype = str(_state(cache, held[0], n_layers, "cache").dtype).removeprefix("torch.")
     return CapturedStates(
         prompts=prompts,
@@ -93,6 +96,7 @@ def states_from_cache(
         micro=micro,
         token_rows=token_rows,
         reading=Reading(known, ("no norms were passed",) * (n_layers + 1)),
+        scales=tuple(_scale(cache, state, n_layers, columns) for state in held),
         provenance={
             "model": "from cache",
             "n_layers": n_layers,
@@ -102,6 +106,33 @@ def states_from_cache(
             "state_dtype": str(micro.dtype).removeprefix("torch."),
         },
     )
+
+
+def _on_rows(norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply a norm to rows as if they were sequences of one position, wherever its weights are.
+
+    TransformerLens' own norm modules take [batch, pos, d_model]; hooks on them stay asleep.
+    """
+    if isinstance(norm, Norm):
+        return norm
+
+    def apply(x: Tensor) -> Tensor:
+        if not isinstance(norm, nn.Module):
+            return norm(x[:, None])[:, 0]
+        first = next(norm.parameters(), x)
+        with torch.no_grad(), compat.silenced(norm):
+            return norm(x[:, None].to(first.device))[:, 0].to(x)
+
+    return apply
+
+
+def _scale(cache: StateCache, state: int, n_layers: int, columns: Int[Tensor, "prompt pos"]) -> float:
+    """Return the root mean square of h_l over all prompts and all their content positions."""
+    found = _checked_shape(
+        _state(cache, state, n_layers, "cache"), len(columns), int(columns.max()) + 1, None, "cache"
+    )
+    mean_squares = found.to(torch.promote_types(found.dtype, torch.float32)).square().mean(dim=-1).cpu()
+    return float(mean_squares.gather(1, columns).double().mean().sqrt())
 
 
 def _names(cache: StateCache) -> set[Any]:
@@ -141,17 +172,19 @@ def _content_columns(
 ) -> Int[Tensor, "prompt pos"]:
     """Return where in the cache each prompt's content positions are."""
     n, length = prompts.tokens.shape
-    if n_prefix < 0:
-        raise SettingError("n_prefix out of range", seen=n_prefix, expected="0 or more", fix="1 for BOS.")
+    n_prefix = integer("n_prefix", n_prefix, least=0)
     if attention_mask is None:
         return torch.arange(n_prefix, n_prefix + length).expand(n, length)
-    mask = attention_mask.detach().cpu().bool()
-    if len(mask) != n or not bool((mask.sum(dim=1) == n_prefix + length).all()):
+    fits = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and len(attention_mask) == n
+    mask = attention_mask.detach().cpu().bool() if fits else torch.zeros(n, 1, dtype=torch.bool)
+    if not bool((mask.sum(dim=1) == n_prefix + length).all()):
         raise StateError(
             "attention_mask does not fit the tokens",
-            seen=f"shape {tuple(mask.shape)}, {int(mask.sum(dim=1).min())} to "
-            f"{int(mask.sum(dim=1).max())} tokens a prompt",
-            expected=f"{n} prompts with {n_prefix} + {length} tokens under the mask",
+            seen=f"shape {tuple(attention_mask.shape)}, {int(mask.sum(dim=1).min())} to "
+            f"{int(mask.sum(dim=1).max())} tokens a prompt"
+            if fits
+            else str(getattr(attention_mask, "shape", type(attention_mask).__name__)),
+            expected=f"a tensor [prompt, pos]: {n} prompts with {n_prefix} + {length} tokens under the mask",
             fix="Pass the mask of the run that filled the cache, BOS included.",
         )
     return mask.nonzero()[:, 1].view(n, -1)[:, n_prefix:]
@@ -160,7 +193,7 @@ def _content_columns(
 def _token_rows(
     tokens: Int[Tensor, "prompt pos"], micro_tokens: Int[Tensor, " token"]
 ) -> Int[Tensor, "pos prompt"]:
-    names = micro_tokens.detach().cpu().to(torch.int64)
+    names = torch.as_tensor(micro_tokens).detach().cpu().to(torch.int64)
     if names.ndim != 1 or len(names.unique()) != len(names):
         raise StateError(
             "micro_tokens does not name the micro rows",

@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence.capture import compat
+from tl_emergence.checks import integer, integers
 from tl_emergence.errors import SettingError, StateError, TokenError
 from tl_emergence.prompts.prompt_set import PromptSet
 
 
-def indices(what: str, asked: Sequence[int] | None, count: int) -> tuple[int, ...]:
+def indices(what: str, given: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """Return sorted distinct indices from 0, all `count` of them for None; negatives count from the end.
 
     Raises:
-        SettingError: One is out of range, or none is asked for.
+        SettingError: One is out of range or no whole number, or none is asked for.
     """
+    asked = integers(what, given)
     if asked is None:
         return tuple(range(count))
     wrong = [i for i in asked if not -count <= i < count]
@@ -34,11 +36,8 @@ def indices(what: str, asked: Sequence[int] | None, count: int) -> tuple[int, ..
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise SettingError when the batch size is below 1."""
-    if batch_size < 1:
-        raise SettingError(
-            "batch size out of range", seen=batch_size, expected="1 or more", fix="64 to 512 run well."
-        )
+    """Raise SettingError when the batch size is no whole number from 1 up."""
+    integer("batch size", batch_size, least=1)
 
 
 def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
@@ -50,6 +49,13 @@ def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
             seen=int(tokens.max()),
             expected=f"ids below {size}",
             fix="The prompts were made with another model's tokenizer; make them with this one.",
+        )
+    if bos is not None and not 0 <= bos < size:
+        raise TokenError(
+            "BOS outside the vocabulary",
+            seen=bos,
+            expected=f"an id from 0 to {size - 1}",
+            fix="Pass the model's own BOS token as bos_token_id, or prepend_bos=False.",
         )
     length = prompts.n_positions + (bos is not None)
     longest = compat.context_length(model)
@@ -87,10 +93,15 @@ def check_finite(
         if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
             continue
         bad = [s for s, x in zip(states, tensor, strict=True) if not bool(torch.isfinite(x).all())]
-        raise StateError(
-            "states are not finite",
-            seen=f"NaN or infinity in h_{bad[0]} at position {position}",
-            expected="finite residual streams",
-            fix="Run the model in float32 or bfloat16 (float16 overflows in some models), and check hooks "
-            "that edit the stream.",
-        )
+        raise not_finite(f"h_{bad[0]} at position {position}")
+
+
+def not_finite(where: str) -> StateError:
+    """Return the error for states that hold NaN or infinity."""
+    return StateError(
+        "states are not finite",
+        seen=f"NaN or infinity in {where}",
+        expected="finite residual streams",
+        fix="Run the model in float32 or bfloat16 (float16 overflows in some models), and check hooks "
+        "that edit the stream.",
+    )

@@ -62,6 +62,12 @@ def device(model: Any) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def estimation_device(model: Any) -> torch.device:
+    """Return where states are measured: beside the model, or on the CPU where a device has no float64."""
+    found = device(model)
+    return torch.device("cpu") if found.type == "mps" else found
+
+
 def residual_hook(model: Any, state: int) -> str:
     """Return the hook of h_l: the input of block l, or for l = L the output of the last block."""
     if state < n_layers(model):
@@ -96,6 +102,11 @@ def weights_processed(model: Any) -> bool:
 def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
     """Return TransformerLens' own context of scoped forward hooks; the caller's hooks stay as they are."""
     return model.hooks(fwd_hooks=hooks)
+
+
+def callers_hooks(model: Any) -> list[str]:
+    """Return the names of the hook points that somebody has put hooks on."""
+    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point._forward_hooks]
 
 
 def run(model: Any, tokens: Tensor) -> None:

@@ -19,7 +19,7 @@ NormFunction = Callable[[Tensor], Tensor]
 _PROBE_SCALE = 64.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Norm:
     """A norm as a pure function of the state, in the state's own precision: no module, no hook.
 
@@ -41,14 +41,18 @@ class Norm:
         return standardise(x, self.kind, self.epsilon) * gain + bias
 
 
+def centred(x: Float[Tensor, "*row d_model"], kind: NormKind) -> Float[Tensor, "*row d_model"]:
+    """Return the part of a state that a kind of norm looks at: without its mean, for LayerNorm."""
+    return x - x.mean(dim=-1, keepdim=True) if kind == "layer" else x
+
+
 def standardise(
-    x: Float[Tensor, "*row d_model"], kind: NormKind, epsilon: float = 0.0
+    x: Float[Tensor, "*row d_model"], kind: NormKind, epsilon: float
 ) -> Float[Tensor, "*row d_model"]:
     """Apply a norm without gain and bias."""
     if kind == "none":
         return x
-    if kind == "layer":
-        x = x - x.mean(dim=-1, keepdim=True)
+    x = centred(x, kind)
     return x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
 
 
@@ -68,15 +72,15 @@ def probe_norm(module: nn.Module, d_model: int, like: Tensor) -> Norm | None:
         out = module(probes)
     if out.shape != probes.shape:
         return None
-    plus, minus, shifted, doubled = out[:, 0].to(torch.float64)
-    gain = (plus - minus) / (2 * v.to(torch.float64))
+    plus, minus, shifted, doubled = out[:, 0].cpu().to(torch.float64)
+    gain = (plus - minus) / (2 * v.cpu().to(torch.float64))
     bias = (plus + minus) / 2
     tolerance = 4 * torch.finfo(like.dtype).eps * (gain.abs().max() + bias.abs().max())
     if (doubled - plus).abs().max() > tolerance:
-        identity = (plus - probes[0, 0]).abs().max() <= tolerance
+        identity = (plus - probes[0, 0].cpu()).abs().max() <= tolerance
         return no_norm(d_model) if identity else None
     kind: NormKind = "layer" if (shifted - plus).abs().max() <= 8 * tolerance else "rms"
-    return Norm(kind, gain.cpu(), bias.cpu(), _epsilon(module))
+    return Norm(kind, gain, bias, _epsilon(module))
 
 
 def no_norm(d_model: int) -> Norm:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_emergence.capture import compat
+from tl_emergence.capture.checks import not_finite
 from tl_emergence.capture.norms import Norm, no_norm, probe_norm
 from tl_emergence.errors import HookError
 
@@ -22,7 +23,7 @@ class _Recorded(Exception):
     """Raised behind the final norm: the unembedding is not needed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preflight:
     """What the preflight established about a model.
 
@@ -50,12 +51,21 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
     Raises:
         HookError: One of the first three does not hold. A norm that does not fit is no error here:
             it makes space="read" unavailable and is reported as the reason.
+        StateError: NaN or infinity in a state.
     """
     layers = compat.n_layers(model)
     _check_hooks_exist(model, layers)
     states, norm_io = _record(model, sample)
     shape = (*sample.shape, compat.d_model(model))
-    for name, tensor in states.items():
+    for name in _residual_hooks(layers):
+        tensor = states.get(name)
+        if tensor is None:
+            raise HookError(
+                f"{name} did not fire",
+                seen="a forward pass that never came by it",
+                expected="every block to run, its residual hooks included",
+                fix="Use a model whose blocks all run; report it with the model's name.",
+            )
         if tuple(tensor.shape) != shape:
             raise HookError(
                 f"{name} has the wrong shape",
@@ -63,6 +73,8 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
                 expected=f"[batch, pos, d_model] = {shape}",
                 fix="This architecture's residual stream cannot be read; report it with the model's name.",
             )
+        if not bool(torch.isfinite(tensor).all()):
+            raise not_finite(f"{name}, on the first prompts")
     for layer in range(layers - 1):
         _check_equal(
             states[f"blocks.{layer}.hook_resid_post"],
@@ -81,7 +93,7 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
         ]
     else:
         proven = [(no_norm(shape[-1]), "")] * (layers + 1)
-    last = stream[-1].double()
+    last = stream[-1].cpu().double()
     centred = bool(last.mean(dim=-1).abs().max() <= 1e-4 * last.square().mean().sqrt())
     norms = tuple(norm for norm, _ in proven)
     flat = all(norm is None or bool((norm.gain - 1).abs().max() < 1e-6) for norm in norms)
@@ -89,10 +101,13 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
     return Preflight(norms, tuple(reason for _, reason in proven), folded, centred)
 
 
+def _residual_hooks(layers: int) -> list[str]:
+    return [f"blocks.{i}.hook_resid_{side}" for i in range(layers) for side in ("pre", "post")]
+
+
 def _check_hooks_exist(model: Any, layers: int) -> None:
     known = model.hook_dict
-    wanted = [f"blocks.{i}.hook_resid_{side}" for i in range(layers) for side in ("pre", "post")]
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name in _residual_hooks(layers) if name not in known]
     if missing:
         raise HookError(
             "residual hooks are missing",
@@ -125,10 +140,9 @@ def _record(model: Any, sample: Tensor) -> tuple[dict[str, Tensor], dict[int, tu
 
         return hook
 
-    names = [f"blocks.{i}.hook_resid_{s}" for i in range(compat.n_layers(model)) for s in ("pre", "post")]
     with (
         torch.no_grad(),
-        compat.hooked(model, [(name, keep_state(name)) for name in names]),
+        compat.hooked(model, [(name, keep_state(name)) for name in _residual_hooks(last)]),
         _module_hooks({state: (module, keep_norm(state)) for state, module in modules.items()}),
         suppress(_Recorded),
     ):
@@ -168,8 +182,9 @@ def _check_causal(model: Any, sample: Tensor, states: dict[str, Tensor]) -> None
 
 
 def _check_equal(seen: Tensor, wanted: Tensor, what: str, expected: str, fix: str) -> None:
-    gap = float((seen.double() - wanted.double()).abs().max())
-    scale = float(wanted.double().abs().max())
+    # On the CPU: not every device has float64.
+    seen64, wanted64 = seen.cpu().double(), wanted.cpu().double()
+    gap, scale = float((seen64 - wanted64).abs().max()), float(wanted64.abs().max())
     # A NaN compares false to everything: it must land in the error, not slip through.
     if not gap <= _TOLERANCE[seen.dtype] * max(scale, 1e-30):
         raise HookError(
@@ -201,5 +216,5 @@ def _prove_norm(
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    scale = b.double().abs().max().clamp_min(1e-30)
-    return bool((a.double() - b.double()).abs().max() <= tolerance * scale)
+    a, b = a.cpu().double(), b.cpu().double()
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-30))

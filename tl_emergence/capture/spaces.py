@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.capture.norms import Norm, NormKind, standardise
+from tl_emergence.capture.norms import Norm, NormKind, centred
 from tl_emergence.errors import SettingError, unknown_name
 
 Space = Literal["read", "unit", "resid"]
@@ -42,10 +42,15 @@ class Reading:
         return "unit" if self.folded or None in self.norms else "read"
 
 
+def check_space_name(space: str) -> None:
+    """Raise SettingError for an unknown space."""
+    if space not in SPACES:
+        raise unknown_name("space", str(space), SPACES)
+
+
 def check_space(space: str, reading: Reading, states: tuple[int, ...]) -> None:
     """Raise SettingError for an unknown space, or for `read` where some state has no norm of its own."""
-    if space not in SPACES:
-        raise unknown_name("space", space, SPACES)
+    check_space_name(space)
     if space != "read":
         return
     if reading.folded:
@@ -71,16 +76,16 @@ def in_space(
     """Return h_l in the coordinates of a space; each row is mapped by itself.
 
     `read`: the norm that reads h_l, learned gain included, then the row rescaled to RMS 1. `unit`: the
-    same norm without gain and bias, rescaled to RMS 1. `resid`: the raw state divided by `scale`, the
-    root mean square of h_l over all prompts and positions.
+    same norm without gain and bias, rescaled to RMS 1 (a state of zeros stays zero). `resid`: the raw state
+    divided by `scale`, the root mean square of h_l over all prompts and all their content positions.
     """
     if space == "resid":
-        return x / scale
+        return x / scale if scale > 0 else x  # a stream of zeros stays zero
     norm = reading.norms[state]
     if space == "read":
         assert norm is not None  # check_space came first
         return _unit_rms(norm(x))
-    return _unit_rms(standardise(x, reading.kind(state)))
+    return _unit_rms(centred(x, reading.kind(state)))
 
 
 def _unit_rms(x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

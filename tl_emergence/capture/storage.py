@@ -8,14 +8,15 @@ import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_emergence.errors import ResultFileError
+from tl_emergence.errors import ResultFileError, SettingError
 
 IN_MEMORY_BYTES = 512 * 2**20
 """States that take more than this go to memory-mapped files."""
@@ -54,32 +55,68 @@ class StateStore:
 class BatchJournal:
     """Which batches are on disk, with a checksum each: what lets a stopped capture go on.
 
-    A line is appended after its batch was written. A process killed between the two, or in the middle of
-    the line, leaves a batch that is simply run again; a checksum that no longer fits (a crash of the
-    machine) has the same effect.
+    The first line says what is captured. A line is appended after its batch was written. A process killed
+    between the two, or in the middle of a line, leaves a batch that is simply run again; a checksum that no
+    longer fits (a crash of the machine) has the same effect.
+
+    Args:
+        path: The file; None keeps nothing on disk.
+        request: Everything that the states depend on: JSON values only.
+
+    Raises:
+        SettingError: The file belongs to another capture.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, request: Mapping[str, Any]) -> None:
         self.path = path
-        self._seen: dict[str, int] = {}
-        if path is not None and path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the torn last line of a killed process
-                self._seen[entry["batch"]] = entry["crc32"]
+        self._seen: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        asked = json.loads(json.dumps(dict(request)))
+        for entry in _entries(path):
+            if "request" in entry and entry["request"] != asked:
+                before = entry["request"]
+                raise SettingError(
+                    "the folder holds the states of another capture",
+                    seen=f"{path.parent}, which differs in "
+                    + ", ".join(sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k))),
+                    expected="an empty folder, or the folder of this very capture",
+                    fix="Name another folder, or delete this one.",
+                )
+            if "batch" in entry:
+                self._seen[entry["batch"]] = entry
+        self._append({"request": asked})
 
     def has(self, batch: str, written: Iterable[Tensor]) -> bool:
         """Return whether the batch was recorded and its states are still what was recorded."""
-        return batch in self._seen and self._seen[batch] == _crc32(written)
+        return batch in self._seen and self._seen[batch]["crc32"] == _crc32(written)
 
-    def add(self, batch: str, written: Iterable[Tensor]) -> None:
-        """Record a batch whose states have just been written."""
-        if self.path is None:
-            return
-        with self.path.open("a") as lines:
-            lines.write(f"\n{json.dumps({'batch': batch, 'crc32': _crc32(written)})}\n")
+    def add(self, batch: str, written: Iterable[Tensor], energy: Sequence[float]) -> None:
+        """Record a batch whose states have just been written, and what it adds to their mean square."""
+        self._seen[batch] = {"batch": batch, "energy": list(energy)}
+        if self.path is not None:
+            self._seen[batch]["crc32"] = _crc32(written)
+            self._append(self._seen[batch])
+
+    def energy(self) -> list[float]:
+        """Return the sums over all batches, state by state."""
+        parts = [entry["energy"] for _, entry in sorted(self._seen.items()) if entry["energy"]]
+        return [math.fsum(column) for column in zip(*parts, strict=True)]
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        assert self.path is not None
+        with _as_file_error(self.path), self.path.open("a") as lines:
+            lines.write(f"\n{json.dumps(entry)}\n")
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    with _as_file_error(path):
+        lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue  # an empty line, or the torn last line of a killed process
 
 
 def _reserve(path: Path, n_bytes: int) -> None:

@@ -8,8 +8,9 @@ distinguishes. This is the ceiling of every other number in the package.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -68,18 +69,38 @@ def row_ids(x: Float[Tensor, "row d"]) -> Int[Tensor, " row"]:
 
 
 def closest_distance(x: Float[Tensor, "row d"]) -> float:
-    """Return the smallest Euclidean distance between two rows; inf for one row, NaN above 16,384 rows.
+    """Return the smallest Euclidean distance between two rows: 0 if two are the same, inf for one row.
 
-    Cost: N^2 d operations, in chunks; not done for more rows than that.
+    NaN above 16,384 rows, if no two are the same: there only equality is looked for.
+
+    Cost: N^2 d operations in float64, in chunks.
+
+    Example:
+        >>> import torch
+        >>> closest_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        5.0
     """
+    if len(x) < 2:
+        return math.inf
+    if len(x.unique(dim=0)) < len(x):
+        return 0.0
     if len(x) > _PAIRWISE_UP_TO:
         return math.nan
-    smallest = math.inf
+    # Centred, and in float64: one massive dimension would drown small distances in rounding errors. The
+    # matrix product only finds the pair; its distance is then computed by itself.
+    x = x.cpu().double()
+    x = x - x.mean(dim=0)
+    norms = x.square().sum(dim=1)
+    best, pair = math.inf, (0, 1)
     for start in range(0, len(x), 1024):
-        gaps = torch.cdist(x[start : start + 1024], x)
+        chunk = slice(start, min(start + 1024, len(x)))
+        gaps = norms[chunk, None] + norms - 2 * x[chunk] @ x.t()
         gaps.diagonal(start).fill_(math.inf)
-        smallest = min(smallest, float(gaps.min()))
-    return smallest
+        smallest, where = gaps.view(-1).min(dim=0)
+        if float(smallest) < best:
+            row, column = divmod(int(where), len(x))
+            best, pair = float(smallest), (start + row, column)
+    return float((x[pair[0]] - x[pair[1]]).norm())
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,11 @@ class ExactEstimator:
     default_sigma: float = 0.0
     options: tuple[str, ...] = ()
 
+    def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
+        """Raise SettingError for any noise."""
+        for sigma in sigmas:
+            _refuse_noise(sigma)
+
     def pair(
         self,
         x: Float[Tensor, "sample d_x"],
@@ -100,7 +126,7 @@ class ExactEstimator:
         seed: int = 0,
     ) -> Estimate:
         """Return the information between the identities of the rows of x and those of y."""
-        _refuse_noise(sigma)
+        self.check((sigma,), {})
         ids_x, ids_y = row_ids(x), row_ids(y)
         joint = ids_x * (int(ids_y.max()) + 1) + ids_y
         bits = max(0.0, entropy_bits(ids_x) + entropy_bits(ids_y) - entropy_bits(joint))
@@ -115,8 +141,7 @@ class ExactEstimator:
 
     def chain(self, chain: StateChain, *, sigmas: Sequence[float], seed: int = 0) -> ChainEstimate:
         """Return the information between the row identities of neighbouring states."""
-        for sigma in sigmas:
-            _refuse_noise(sigma)
+        self.check(sigmas, {})
         ids = [row_ids(states) for states in chain.states]
         bits = torch.zeros(len(sigmas), len(chain.pairs), len(chain.rows), dtype=torch.float64)
         for k, (i, j) in enumerate(chain.pairs):
@@ -132,7 +157,7 @@ class ExactEstimator:
             direction="exact",
             pointwise=None,
             subsamples={},
-            closest=torch.tensor([closest_distance(x.unique(dim=0)) for x in chain.states]),
+            closest=torch.tensor([closest_distance(x) for x in chain.states], dtype=torch.float64),
             settings={"estimator": self.name},
         )
 

@@ -17,7 +17,7 @@ SATURATED_ABOVE = 0.9
 """A value above this fraction of its cap is called saturated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """A mutual information in bits, with what is needed to judge it.
 
@@ -46,7 +46,7 @@ class Estimate:
         return f"Estimate({self.bits:.3f} ± {self.stderr:.3f} bits, {name}{cap}{flag})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateChain:
     """Consecutive states of the same rows, with one or more samples drawn from the rows.
 
@@ -69,7 +69,7 @@ class StateChain:
     rows: Int[Tensor, "series sample"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChainEstimate:
     """Estimates for every noise level, pair of neighbouring states, and series of a chain.
 
@@ -125,6 +125,11 @@ class Estimator(Protocol):
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the options that it takes besides sigma and seed."""
+        ...
+
+    @property
+    def check(self) -> Callable[[Sequence[float], Mapping[str, Any]], None]:
+        """Raise SettingError for noise levels or options that cannot be, before anything is computed."""
         ...
 
     @property

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_emergence.checks import integer, number
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.interface import Estimate
-from tl_emergence.estimators.registry import check_options, get_estimator
+from tl_emergence.estimators.registry import check_settings, get_estimator
 
 
 def mutual_information(
@@ -36,8 +37,8 @@ def mutual_information(
         The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.
 
     Raises:
-        StateError: Not two float matrices with the same N >= 2 rows, NaN or infinity.
-        SettingError: Unknown estimator or option, sigma out of range.
+        StateError: Not two float matrices with the same N >= 2 rows on one device, NaN or infinity.
+        SettingError: Unknown estimator or option, sigma or seed out of range.
 
     Example:
         >>> import torch
@@ -46,7 +47,9 @@ def mutual_information(
         Estimate(1.000 ± 0.000 bits, noise, cap 1.00, saturated)
     """
     chosen = get_estimator(estimator)
-    check_options(chosen, options)
+    level = chosen.default_sigma if sigma is None else number("sigma", sigma)
+    seed = integer("seed", seed)
+    check_settings(chosen, (level,), options)
     x, y = _checked("x", x), _checked("y", y)
     if len(x) != len(y):
         raise StateError(
@@ -55,7 +58,13 @@ def mutual_information(
             expected="one row of each for every sample",
             fix="Pass matrices over the same samples in the same order.",
         )
-    level = chosen.default_sigma if sigma is None else sigma
+    if x.device != y.device:
+        raise StateError(
+            "x and y are on different devices",
+            seen=f"{x.device} and {y.device}",
+            expected="one device",
+            fix="Move one of them: y.to(x.device).",
+        )
     return chosen.pair(x, y, sigma=level, seed=seed, **options)
 
 

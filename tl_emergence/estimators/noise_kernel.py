@@ -17,7 +17,8 @@ joint density costs no exponential.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -88,6 +89,8 @@ def pointwise_information(
 ) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     """Return log2 p(u, v) - log2 p(u) - log2 p(v) for every draw of every row, and closest distances.
 
+    Products are computed in the full precision of their dtype, whatever autocast or TF32 is in force.
+
     Args:
         states: Centred matrices of the same rows, all of one dtype (float32 or float64).
         generators: Two CPU generators: of the states at even places, and of those at odd places.
@@ -100,6 +103,18 @@ def pointwise_information(
 
     Cost: 2 (1 + draws) N^2 d operations a state, two exponentials for each sigma, draw and entry.
     """
+    with _full_precision(states[0].device):
+        return _pointwise_information(states, generators, pairs, weights, sigmas, draws)
+
+
+def _pointwise_information(
+    states: Sequence[Float[Tensor, "row d_model"]],
+    generators: Sequence[torch.Generator],
+    pairs: Sequence[tuple[int, int]],
+    weights: Float[Tensor, "column row"],
+    sigmas: Sequence[float],
+    draws: int,
+) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     n_rows, dtype, device = len(states[0]), states[0].dtype, states[0].device
     step = rows_per_chunk(n_rows, draws)
     out = torch.zeros(len(sigmas), len(pairs), len(weights), draws, n_rows, dtype=dtype, device=device)
@@ -123,6 +138,18 @@ def pointwise_information(
                 out[:, pairs.index((index - 1, index)), active, :, chunk] = info.permute(0, 3, 1, 2)
             before = now
     return out, closest.distances()
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Hold off autocast and reduced-precision matrix products: exponents need every digit."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tl_emergence.errors import SettingError, unknown_name
@@ -29,8 +29,8 @@ def get_estimator(name: str) -> Estimator:
     return ESTIMATORS[name]
 
 
-def check_options(estimator: Estimator, options: Mapping[str, Any]) -> None:
-    """Raise SettingError for options that the estimator does not have."""
+def check_settings(estimator: Estimator, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
+    """Raise SettingError for noise levels or options that the estimator does not take."""
     unknown = sorted(set(options) - set(estimator.options))
     if unknown:
         raise SettingError(
@@ -39,3 +39,4 @@ def check_options(estimator: Estimator, options: Mapping[str, Any]) -> None:
             expected=f"none but {list(estimator.options)}" if estimator.options else "none",
             fix="Leave them out, or choose the estimator that has them.",
         )
+    estimator.check(sigmas, options)

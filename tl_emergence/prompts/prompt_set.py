@@ -17,7 +17,7 @@ from tl_emergence.errors import TokenError
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Population:
     """What is known of the population that a prompt set was drawn from.
 
@@ -32,7 +32,7 @@ class Population:
     token_bits: Float[Tensor, " pos"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptSet:
     """N prompts of T content tokens each, without BOS (BOS is added, alike for all, when a model runs).
 

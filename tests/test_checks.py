@@ -1,0 +1,49 @@
+"""Numbers as users pass them: of Python, NumPy and PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tl_emergence.checks import integer, integers, number
+from tl_emergence.errors import SettingError
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_whole_numbers_become_plain_ints(value: Any) -> None:
+    assert integer("seed", value) == 3 and type(integer("seed", value)) is int
+
+
+@pytest.mark.parametrize("values", [[0, 2], (0, 2), range(0, 3, 2), np.array([0, 2]), torch.tensor([0, 2])])
+def test_sequences_become_tuples_of_plain_ints(values: Any) -> None:
+    found = integers("layer", values)
+    assert found is not None and found == (0, 2)
+    assert all(type(value) is int for value in found)
+    assert integers("layer", None) is None
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), torch.tensor(2.0)])
+def test_numbers_become_plain_floats(value: Any) -> None:
+    assert number("sigma", value) == 2.0 and type(number("sigma", value)) is float
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: integer("seed", 0.5), r"seed is not a whole number: saw 0.5 \(float\)"),
+        (lambda: integer("seed", None), "seed is not a whole number: saw None"),
+        (lambda: integer("n", 0, least=1), "n out of range: saw 0; expected 1 or more"),
+        (lambda: integers("layer", 5), r"layer is not a sequence: saw 5 .* Pass \[5\] for a single one"),
+        (lambda: integers("layer", torch.tensor(5)), "layer is not a sequence"),
+        (lambda: integers("layer", "12"), "layer is not a sequence: saw '12'"),
+        (lambda: integers("layer", [1.5]), "layer is not a whole number: saw 1.5"),
+        (lambda: number("sigma", "0.5"), r"sigma is not a number: saw '0.5' \(str\)"),
+        (lambda: number("sigma", np.array([0.5])), "sigma is not a number"),
+    ],
+)
+def test_everything_else_is_refused_by_name(call: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        call()
