@@ -87,6 +87,25 @@ def test_the_standard_error_is_the_spread_between_seeds() -> None:
     assert claimed == pytest.approx(spread, rel=0.3)
 
 
+def test_the_standard_error_is_the_spread_between_seeds_where_half_the_rows_have_one_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tl_emergence.estimators import noise
+
+    monkeypatch.setattr(noise, "_EFFECTIVE_DRAWS", 100)  # 128 rows are then a large set
+    x, y = cloud(128, 6, seed=33, scale=0.5), cloud(128, 6, seed=34, scale=0.5)
+    x[100:], y[100:] = x[:28], y[:28]  # some rows twice: their weights differ
+    runs = [mutual_information(x, y, sigma=0.5, seed=seed) for seed in range(60)]
+    assert {run.settings["draws"] for run in runs} == {2}
+    assert all(30 <= run.settings["rows_with_one_draw"] <= 50 for run in runs)
+    spread = float(np.std([run.bits for run in runs], ddof=1))
+    claimed = float(np.mean([run.stderr for run in runs]))
+    assert claimed == pytest.approx(spread, rel=0.3)
+    many = mutual_information(x, y, sigma=0.5, seed=0, draws=200)
+    mean = float(np.mean([run.bits for run in runs]))
+    assert agree(mean, spread / math.sqrt(60), many.bits, many.stderr)
+
+
 def test_the_same_seed_gives_the_same_value_and_another_seed_another() -> None:
     x, y = cloud(50, 5, seed=41), cloud(50, 5, seed=42)
     first, again, other = (mutual_information(x, y, sigma=0.5, seed=s) for s in (9, 9, 10))

@@ -86,6 +86,7 @@ def pointwise_information(
     weights: Float[Tensor, "column row"],
     sigmas: Sequence[float],
     draws: int,
+    n_full: int,
 ) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     """Return log2 p(u, v) - log2 p(u) - log2 p(v) for every draw of every row, and closest distances.
 
@@ -100,11 +101,12 @@ def pointwise_information(
             get a value there too, which means nothing.
         sigmas: Noise levels.
         draws: Draws a row, each a pair z, -z whose mean is returned.
+        n_full: Rows from this one on get a single draw, returned in the place of each.
 
     Cost: 2 (1 + draws) N^2 d operations a state, two exponentials for each sigma, draw and entry.
     """
     with _full_precision(states[0].device):
-        return _pointwise_information(states, generators, pairs, weights, sigmas, draws)
+        return _pointwise_information(states, generators, pairs, weights, sigmas, draws, n_full)
 
 
 def _pointwise_information(
@@ -114,6 +116,7 @@ def _pointwise_information(
     weights: Float[Tensor, "column row"],
     sigmas: Sequence[float],
     draws: int,
+    n_full: int,
 ) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     n_rows, dtype, device = len(states[0]), states[0].dtype, states[0].device
     step = rows_per_chunk(n_rows, draws)
@@ -121,11 +124,11 @@ def _pointwise_information(
     half_norms = [x.square().sum(dim=1) / 2 for x in states]
     closest = _Closest(states)
     buffers = _Buffers(step, draws, n_rows, len(sigmas), states[0])
-    for start in range(0, n_rows, step):
-        chunk = slice(start, min(start + step, n_rows))
+    for start, end in [*_cut(0, n_full, step), *_cut(n_full, n_rows, step)]:
+        chunk, draws_here = slice(start, end), draws if start < n_full else 1
         active = weights[:, start:].any(dim=1).nonzero().flatten()
         mixture = Mixture(weights[active])
-        noise = [_noise(own_generator, draws, states[0][chunk]) for own_generator in generators]
+        noise = [_noise(own_generator, draws_here, states[0][chunk]) for own_generator in generators]
         before: _Densities | None = None
         for index, x in enumerate(states):
             attraction = _gram_exponent(x, half_norms[index], chunk)
@@ -138,6 +141,10 @@ def _pointwise_information(
                 out[:, pairs.index((index - 1, index)), active, :, chunk] = info.permute(0, 3, 1, 2)
             before = now
     return out, closest.distances()
+
+
+def _cut(start: int, end: int, step: int) -> list[tuple[int, int]]:
+    return [(a, min(a + step, end)) for a in range(start, end, step)]
 
 
 @contextmanager
