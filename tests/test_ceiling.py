@@ -67,3 +67,19 @@ def test_the_population_is_known_for_lists_and_estimated_or_refused_otherwise(to
     assert float(estimated) == pytest.approx(3 + 7 / (64 * math.log(2)))
     with pytest.raises(SettingError, match="8 of 8 rows occur once"):
         exact_population(from_tokens(toys.TOKENS), layers=[1])
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": []}, "no layer"),
+        ({"layers": [-1]}, "layer out of range: saw -1; expected 0 or more"),
+        ({"layers": 3}, "layer is not a sequence: saw 3"),
+        ({"layers": [1], "positions": [3]}, "position out of range"),
+        ({"layers": [1], "micro": "solo"}, "unknown micro: saw 'solo'"),
+    ],
+)
+def test_bad_settings_get_a_typed_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        exact_emergence(from_tokens(toys.TOKENS), **options)

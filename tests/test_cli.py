@@ -171,7 +171,9 @@ def progress(out: Path) -> dict[str, int]:
 
 def killed_when_it_has_more(process: subprocess.Popen[bytes], out: Path, moment: str, before: int) -> bool:
     """Kill a run as soon as it has made more of something than it found; return whether it got there."""
+    deadline = time.monotonic() + 120
     while process.poll() is None:
+        assert time.monotonic() < deadline, f"the run hangs before: {moment}"
         if progress(out)[moment] > before:
             process.send_signal(signal.SIGKILL)
             process.wait(60)

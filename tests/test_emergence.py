@@ -89,9 +89,15 @@ def test_numbers_of_numpy_and_torch_are_taken_and_kept_plain(
     toy: Any, tmp_path: Path, as_shipped: None
 ) -> None:
     found = measure(
-        toy, seed=np.int64(3), sigma=np.float32(0.5), layers=np.array([1]), positions=torch.tensor([2])
+        toy,
+        seed=np.int64(3),
+        sigma=np.float32(0.5),
+        layers=np.array([1]),
+        positions=torch.tensor([2]),
+        draws=np.int64(4),
+        workdir=tmp_path / "work",
     )
-    assert torch.equal(found.emergence, measure(toy, seed=3, layers=[1], positions=[2]).emergence)
+    assert torch.equal(found.emergence, measure(toy, seed=3, layers=[1], positions=[2], draws=4).emergence)
     found.save(tmp_path)
     assert tle.load_result(tmp_path).settings["seed"] == 3  # type: ignore[union-attr]
 
@@ -220,8 +226,9 @@ def test_settings_say_what_is_needed_to_repeat_the_run(model: Any) -> None:
         1,
     )
     assert s["prompts_hash"] == PROMPTS.content_hash
-    for name in ("model", "model_class", "transformer_lens", "torch", "dtype", "draws", "micro", "centred"):
+    for name in ("model", "model_class", "transformer_lens", "torch", "dtype", "micro", "centred"):
         assert name in s
+    assert s["by_chain"]["micro"]["draws"] > s["by_chain"]["macro-2"]["draws"] >= 2
 
 
 @pytest.mark.parametrize("control", ["shuffled_weights", "shuffled_tokens"])
@@ -373,6 +380,23 @@ def test_from_cache_finds_the_content_of_padded_runs_by_the_mask(model: Any) -> 
     given |= {"cache": padded}
     found = tle.information_emergence_from_cache(**given, attention_mask=mask, space="resid")
     assert torch.equal(found.emergence, plain.emergence)
+
+
+def test_from_cache_needs_only_the_positions_that_are_scored(model: Any) -> None:
+    given = caches(model)
+    whole = tle.information_emergence_from_cache(**given, space="unit")
+    trimmed = {n: v[:, :2] for n, v in given["cache"].items() if n.startswith("blocks") and "resid" in n}
+    given |= {"cache": trimmed}
+    found = tle.information_emergence_from_cache(**given, positions=[0, 1], space="unit")
+    assert torch.allclose(found.emergence, whole.emergence[:, :2], atol=1e-6)
+    with pytest.raises(StateError, match="at least 3 positions"):
+        tle.information_emergence_from_cache(**given, positions=[0, 1], space="resid")
+
+
+def test_a_request_that_was_refused_leaves_the_work_folder_free(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="layer out of range"):
+        measure(toy, layers=[99], workdir=tmp_path)
+    measure(toy, layers=[1], workdir=tmp_path)
 
 
 def test_from_cache_needs_only_the_layers_that_are_scored(model: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 import tl_emergence as tle
 from tests import toys
 from tests.estimators.oracles import noise_information_slowly
+from tests.test_readme import assert_same_but_for_rounding, shown_by_the_demo
 from tl_emergence import models
 from tl_emergence.capture import capture_states, in_space
 
@@ -65,6 +66,13 @@ def test_the_known_tables_are_reproduced_within_three_tenths_of_a_bit(
     assert found.settings["model_note"] == "Gemma 3 270M base, Q4_K_M, dequantised"
     assert found.collisions == 0
     assert float(found.stderr.max()) <= 0.05
+
+
+@pytest.mark.parametrize("space", ["unit", "read"])
+def test_the_demo_printed_what_the_readme_shows(measured: tle.SpaceComparison, space: str) -> None:
+    found = measured[space]
+    assert isinstance(found, tle.EmergenceResult)
+    assert_same_but_for_rounding(found.summary(), shown_by_the_demo(space))
 
 
 def test_the_weight_shuffled_control_reaches_its_ceiling_from_block_two_on(

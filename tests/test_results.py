@@ -242,8 +242,10 @@ def test_files_have_the_permissions_that_the_umask_gives_and_leftovers_are_swept
     result: tle.EmergenceResult, tmp_path: Path
 ) -> None:
     (tmp_path / ".result.json.0123").write_text("left by a killed process")
+    (tmp_path / ".result-0123.safetensors.4567").write_text("left by a killed process")
+    (tmp_path / ".results-notes").write_text("the user's own")
     (tmp_path / "plain").write_text("")
     result.save(tmp_path)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".results-notes"]
     wanted = (tmp_path / "plain").stat().st_mode
     assert all(path.stat().st_mode == wanted for path in tmp_path.iterdir())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_emergence.capture.checks import indices
 from tl_emergence.checks import integer, integers
-from tl_emergence.errors import unknown_name
+from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits
 from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -109,7 +109,10 @@ def check_micro(micro: str) -> None:
 
 
 def _checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
-    return tuple(integer("layer", layer, least=0) for layer in integers("layer", layers) or ())
+    found = tuple(integer("layer", layer, least=0) for layer in integers("layer", layers) or ())
+    if not found:
+        raise SettingError("no layer", seen=layers, expected="at least one", fix="Pass layers=[1].")
+    return found
 
 
 def _entropies(ids: Int[Tensor, "pos prompt"]) -> Float[Tensor, " pos"]:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.cached import CacheNorms, StateCache, states_from_cache
+from tl_emergence.capture.checks import indices
 from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.spaces import Space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.checks import integer, integers
+from tl_emergence.checks import integer
 from tl_emergence.controls import captured, check_controls
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
 from tl_emergence.question import ask, is_one_number
@@ -160,8 +161,8 @@ def information_emergence(
     question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls)
     capture_settings = {
-        "layers": integers("layer", layers),
-        "positions": integers("position", positions),
+        "layers": indices("layer", layers, compat.n_layers(model)),
+        "positions": indices("position", positions, prompt_set.n_positions),
         "prepend_bos": prepend_bos,
         "bos_token_id": None if bos_token_id is None else integer("bos_token_id", bos_token_id),
         "batch_size": integer("batch size", batch_size, least=1),
@@ -193,7 +194,7 @@ def information_emergence(
                 space=name,
                 seed=question.seed,
                 micro=micro,
-                options=options,
+                options=question.options,
                 workspace=workspace,
                 part=run,
                 device=compat.estimation_device(model),
@@ -307,6 +308,7 @@ def information_emergence_from_cache(
         layers=layers,
         positions=positions,
         attention_mask=attention_mask,
+        spaces=question.spaces or (),
     )
     scored = {
         name: score(
@@ -316,7 +318,7 @@ def information_emergence_from_cache(
             space=name,
             seed=question.seed,
             micro=micro,
-            options=options,
+            options=question.options,
             workspace=Workspace(None, {}),
             part="model",
             device=torch.device("cpu"),

@@ -62,6 +62,23 @@ def exists(path: Path) -> bool:
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it is there.
+
+    Raises:
+        ResultFileError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            "cannot remove an old file",
+            seen=f"{path}: {error.strerror or error}",
+            expected="a file that can be removed",
+            fix="Remove it by hand; the result itself is saved.",
+        ) from error
+
+
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors in the safetensors format."""
     from safetensors.torch import save

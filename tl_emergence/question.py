@@ -11,7 +11,7 @@ from tl_emergence.ceiling import Micro, check_micro
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import Estimator
-from tl_emergence.estimators.registry import check_settings, get_estimator
+from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def ask(
         )
     for name in spaces or ():
         check_space_name(name)
-    return Question(chosen, sigmas, spaces, micro, integer("seed", seed), options)
+    return Question(chosen, sigmas, spaces, micro, integer("seed", seed), plain_options(options))
 
 
 def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tuple[float, ...]:

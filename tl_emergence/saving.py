@@ -22,6 +22,7 @@ from tl_emergence.errors import ResultFileError
 from tl_emergence.files import (
     read_bytes,
     read_json,
+    remove,
     tensors_from_bytes,
     tensors_to_bytes,
     to_json,
@@ -52,9 +53,10 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
     head = {"format": _FORMAT, "version": _VERSION, "tensors": name, "sha256": checksum}
     write_atomically(folder / "result.json", to_json({**head, "result": described}))
     # Tensors of the result before, and unfinished files of a process that was killed.
-    for stale in [*folder.glob("result-*.safetensors"), *folder.glob(".result*")]:
+    unfinished = [*folder.glob(".result.json.*"), *folder.glob(".result-*.safetensors.*")]
+    for stale in [*folder.glob("result-*.safetensors"), *unfinished]:
         if stale.name != name:
-            stale.unlink()
+            remove(stale)
 
 
 def load_result(folder: str | PathLike[str]) -> AnyResult:

@@ -177,7 +177,7 @@ def _result(
         macro_pointwise=_pointwise([alone if e is None else e for e in macro], s, [0] * len(macro)),
         micro_pointwise=_pointwise([alone] * len(series), s, series),
         settings={
-            **alone.settings,
+            **_shared_settings(states, alone, macro),
             "sigma": sigma,
             "space": space,
             "seed": seed,
@@ -189,10 +189,29 @@ def _result(
             "prompts_hash": states.prompts.content_hash,
             "n_positions": states.prompts.n_positions,
             "prompts_details": dict(states.prompts.details),
+            "skipped_cells": [],
             **({"resid_scales": list(scales)} if space == "resid" else {}),
             **states.provenance,
         },
     )
+
+
+def _shared_settings(
+    states: CapturedStates, alone: ChainEstimate, macro: Sequence[ChainEstimate | None]
+) -> dict[str, Any]:
+    """Return the estimator's settings; those that it chose chain by chain stand under `by_chain`."""
+    measured = zip(states.positions, macro, strict=True)
+    chains = {"micro": alone, **{f"macro-{t}": found for t, found in measured if found is not None}}
+    common = {
+        key: value
+        for key, value in alone.settings.items()
+        if all(chain.settings[key] == value for chain in chains.values())
+    }
+    by_chain = {
+        name: {key: value for key, value in chain.settings.items() if key not in common}
+        for name, chain in chains.items()
+    }
+    return {**common, "by_chain": by_chain}
 
 
 def _running_mean(bits: Float[Tensor, "pair series"]) -> Float[Tensor, "pair series"]:

@@ -148,6 +148,8 @@ def test_the_folder_of_another_capture_is_refused(model: Any, tmp_path: Path) ->
         "prompts": ({"prompts": from_tokens(toys.TOKENS.flip(0))}, {}),
         "positions": ({"prompts": PROMPTS}, {"positions": [1]}),
         "bos_token_id": ({"prompts": PROMPTS}, {"bos_token_id": 1}),
+        "states": ({"prompts": PROMPTS}, {"layers": [0]}),
+        "scales": ({"prompts": PROMPTS}, {"spaces": ("resid",)}),
     }
     for name, (given, settings) in others.items():
         with pytest.raises(SettingError, match=rf"the states of another capture: saw .*differs in .*{name}"):
@@ -164,6 +166,18 @@ def test_the_folder_of_another_capture_is_refused(model: Any, tmp_path: Path) ->
             weight[-1, -1] = last
 
 
+def test_a_refused_capture_leaves_the_other_as_it_was(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = capture_states(model, PROMPTS, folder=tmp_path)
+    kept = [states.clone() for states in whole.macro]
+    with pytest.raises(SettingError, match="the states of another capture"):
+        capture_states(model, PROMPTS, layers=[0], folder=tmp_path)
+    monkeypatch.setattr(states_module, "stream_residuals", lambda *_: pytest.fail("a batch ran again"))
+    again = capture_states(model, PROMPTS, folder=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again.macro, strict=True))
+
+
 def test_hooks_of_the_callers_cannot_be_kept_for_going_on(model: Any, tmp_path: Path) -> None:
     assert compat.callers_hooks(model) == []
     with (
@@ -171,6 +185,12 @@ def test_hooks_of_the_callers_cannot_be_kept_for_going_on(model: Any, tmp_path: 
         model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: None)]),
     ):
         capture_states(model, PROMPTS, folder=tmp_path)
+    handle = model.blocks[0].register_forward_hook(lambda module, args, output: None)
+    try:
+        with pytest.raises(SettingError, match="cannot be kept for going on: saw hooks on blocks.0"):
+            capture_states(model, PROMPTS, folder=tmp_path)
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("bos", [None, 1])

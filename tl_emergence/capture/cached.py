@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_finite, indices
 from tl_emergence.capture.norms import Norm
-from tl_emergence.capture.spaces import Reading
+from tl_emergence.capture.spaces import Reading, Space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, StateError
@@ -52,6 +52,7 @@ def states_from_cache(
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
     attention_mask: Int[Tensor, "prompt cached"] | Bool[Tensor, "prompt cached"] | None,
+    spaces: Sequence[Space],
 ) -> CapturedStates:
     """Pick the residual streams out of two caches, each distinct prefix and token once.
 
@@ -60,6 +61,7 @@ def states_from_cache(
             with the same prefix have different states, NaN or infinity.
         SettingError: A layer or position out of range, a wrong number of norms.
     """
+    n_prefix = integer("n_prefix", n_prefix, least=0)
     n_layers = _count_layers(cache)
     blocks = indices("layer", layers, n_layers)
     wanted = indices("position", positions, prompts.n_positions)
@@ -96,7 +98,7 @@ def states_from_cache(
         micro=micro,
         token_rows=token_rows,
         reading=Reading(known, ("no norms were passed",) * (n_layers + 1)),
-        scales=tuple(_scale(cache, state, n_layers, columns) for state in held),
+        scales=tuple(_scale(cache, s, n_layers, columns) for s in held) if "resid" in spaces else None,
         provenance={
             "model": "from cache",
             "n_layers": n_layers,
@@ -172,7 +174,6 @@ def _content_columns(
 ) -> Int[Tensor, "prompt pos"]:
     """Return where in the cache each prompt's content positions are."""
     n, length = prompts.tokens.shape
-    n_prefix = integer("n_prefix", n_prefix, least=0)
     if attention_mask is None:
         return torch.arange(n_prefix, n_prefix + length).expand(n, length)
     fits = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and len(attention_mask) == n

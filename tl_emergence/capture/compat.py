@@ -105,8 +105,15 @@ def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> AbstractC
 
 
 def callers_hooks(model: Any) -> list[str]:
-    """Return the names of the hook points that somebody has put hooks on."""
-    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point._forward_hooks]
+    """Return the names of the hook points and modules that somebody has put forward hooks on."""
+    points = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
+    return points + [
+        name
+        for name, module in model.named_modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        # A bridge hooks its own modules; what was added through a hook point is named above.
+        if not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+    ]
 
 
 def run(model: Any, tokens: Tensor) -> None:

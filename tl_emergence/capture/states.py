@@ -158,14 +158,6 @@ def capture_states(
     vocabulary = tokens.t().reshape(-1)[first_rows(token_rows.reshape(-1))]
 
     dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-    width = compat.d_model(model)
-    rows = [int(run_prefixes[t].max()) + 1 for t in wanted]
-    size = len(held) * (sum(rows) + len(vocabulary)) * width * dtype.itemsize
-    store = StateStore(size, folder)
-    macro = tuple(
-        store.tensor(f"position-{t}", (len(held), n, width), dtype) for t, n in zip(wanted, rows, strict=True)
-    )
-    micro = store.tensor("micro", (len(held), len(vocabulary), width), dtype)
     provenance = {
         **compat.describe(model),
         "gains_folded": report.folded,
@@ -174,6 +166,7 @@ def capture_states(
         "batch_size": batch_size,
         "state_dtype": str(dtype).removeprefix("torch."),
     }
+    # Before any file is made or resized: a folder of another capture must stay as it is.
     if folder is None:
         journal = BatchJournal(None, {})
     else:
@@ -184,8 +177,17 @@ def capture_states(
             "states": held,
             "positions": wanted,
             "tokens_run": len(prefixes),
+            "scales": repeats is not None,
         }
         journal = BatchJournal(folder / "journal.jsonl", request)
+    width = compat.d_model(model)
+    rows = [int(run_prefixes[t].max()) + 1 for t in wanted]
+    size = len(held) * (sum(rows) + len(vocabulary)) * width * dtype.itemsize
+    store = StateStore(size, folder)
+    macro = tuple(
+        store.tensor(f"position-{t}", (len(held), n, width), dtype) for t, n in zip(wanted, rows, strict=True)
+    )
+    micro = store.tensor("micro", (len(held), len(vocabulary), width), dtype)
     offset = 0 if bos is None else 1
     passes = [
         *_batches("micro", vocabulary[:, None], batch_size, [(offset, torch.arange(len(vocabulary)), micro)]),

@@ -72,6 +72,8 @@ class BatchJournal:
         self._seen: dict[str, dict[str, Any]] = {}
         if path is None:
             return
+        with _as_file_error(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         asked = json.loads(json.dumps(dict(request)))
         for entry in _entries(path):
             if "request" in entry and entry["request"] != asked:

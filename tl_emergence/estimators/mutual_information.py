@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.interface import Estimate
-from tl_emergence.estimators.registry import check_settings, get_estimator
+from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 
 
 def mutual_information(
@@ -65,7 +65,9 @@ def mutual_information(
             expected="one device",
             fix="Move one of them: y.to(x.device).",
         )
-    return chosen.pair(x, y, sigma=level, seed=seed, **options)
+    if x.device.type == "mps":
+        x, y = x.cpu(), y.cpu()  # there is no float64 on that device
+    return chosen.pair(x, y, sigma=level, seed=seed, **plain_options(options))
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from tl_emergence.estimators.interface import (
 )
 from tl_emergence.estimators.noise_kernel import pointwise_information
 
-# Enough draws that a set of any size has the standard error of about this many independent ones.
-_EFFECTIVE_DRAWS = 3072
+# Enough draws that a set of any size has at most the standard error of this many independent ones.
+_EFFECTIVE_DRAWS = 2304
 _MOST_DRAWN_ROWS = 8192
 # Matrices of states held centred at a time; longer chains are walked in overlapping pieces.
 _STATE_BYTES = 512 * 2**20
@@ -41,9 +41,10 @@ class NoiseEstimator:
     averaged over rows and draws: exact for this finite set up to Monte-Carlo error. It tends to the
     entropy of the set as sigma goes to 0 and to 0 as sigma grows.
 
-    A draw is a pair z, -z, whose mean is one value. Without `draws`, rows get as many as bring the standard
-    error of a small set down to that of a large one. In a set of more than 1,536 rows, fewer than two a row
-    are enough: a random half of them gets two, the others one, and the spread of the half stands for all.
+    A draw is a pair z, -z, whose mean is one value. Without `draws`, small sets get as many a row as bring
+    their standard error down to that of 2,304 independent draws. Sets of more than 1,728 rows of equal weight
+    are there with fewer than two a row: a random half of their samples gets two, the rest one, and the spread
+    of the half stands for that of the rest.
 
     It describes the given set only. As an estimate for a larger population it has no direction, usually
     errs upward, and tends to log2 N in high dimension whatever the truth: compare at equal N only, and
@@ -110,6 +111,7 @@ class NoiseEstimator:
         )
         few = draws is None and _one_draw_is_enough(weights[:n_series])
         twice = weights[1] > 0 if few else None  # the N/2 subsample, whose rows come first in the kernel
+        stands_for = None if twice is None else _outside_per_inside(weights[0, twice] * n_samples, n_samples)
         draws = draws or _default_draws(weights[:n_series])
         info, closest = _in_pieces(chain, weights, sigmas, seed, draws, twice)
         constant = _constant_series(chain).repeat(1, len(sizes))
@@ -123,8 +125,8 @@ class NoiseEstimator:
         per_row = series.mean(dim=3) / w[:, :, :n_series, 0].clamp_min(1e-300)
         return ChainEstimate(
             bits=by_column[:, :, :n_series],
-            stderr=_standard_error(series, weights[:n_series], twice),
-            mean_stderr=_standard_error(series.cumsum(dim=2) / counts, weights[:n_series], twice),
+            stderr=_standard_error(series, twice, stands_for),
+            mean_stderr=_standard_error(series.cumsum(dim=2) / counts, twice, stands_for),
             cap_bits=math.log2(n_samples),
             direction="none",
             pointwise=per_row.gather(3, chain.rows.expand(*per_row.shape[:2], -1, -1)).float(),
@@ -170,8 +172,11 @@ def _default_draws(weights: Float[Tensor, "series row"]) -> int:
 
 
 def _one_draw_is_enough(weights: Float[Tensor, "series row"]) -> bool:
-    """Return whether a single series has so many rows that fewer than two draws a row are enough."""
-    return len(weights) == 1 and _EFFECTIVE_DRAWS * float(weights.square().sum()) < 2
+    """Return whether a single series has so many rows that two draws on half of them are enough.
+
+    The variance of the mean is then (1/2 + 1/4) s^2 / N: that of 4/3 N independent draws.
+    """
+    return len(weights) == 1 and _EFFECTIVE_DRAWS * float(weights.square().sum()) <= 4 / 3
 
 
 def _in_pieces(
@@ -274,19 +279,31 @@ def _constant_series(chain: StateChain) -> Bool[Tensor, "pair series"]:
 
 def _standard_error(
     weighted: Float[Tensor, "sigma pair series draw row"],
-    weights: Float[Tensor, "series row"],
     twice: Bool[Tensor, " row"] | None,
+    stands_for: Float[Tensor, " _twice"] | None,
 ) -> Float[Tensor, "sigma pair series"]:
     """Return sqrt( sum_i w_i^2 s_i^2 / S_i ), the weights being in the values already.
 
-    The spread s_i of rows with a single draw is that of a random subset with two, on the average.
+    Rows with a single draw have no spread of their own: each row with two stands for some of them.
     """
-    if twice is None:
+    if twice is None or stands_for is None:
         return (weighted.var(dim=3).sum(dim=-1) / weighted.shape[3]).sqrt()
-    known = weighted[..., twice].var(dim=3).sum(dim=-1)
-    squares = weights.square()
-    unknown = known * squares[:, ~twice].sum(dim=1) / squares[:, twice].sum(dim=1)
-    return (known / weighted.shape[3] + unknown).sqrt()
+    known = weighted[..., twice].var(dim=3)
+    return (known * (1 / weighted.shape[3] + stands_for)).sum(dim=-1).sqrt()
+
+
+def _outside_per_inside(copies: Float[Tensor, " row"], n_samples: int) -> Float[Tensor, " row"]:
+    """Return how many rows of its kind are outside a random half of the samples for each one inside.
+
+    A row of k samples is outside with probability C(N - k, N/2) / C(N, N/2) (Horvitz and Thompson).
+    """
+    half = torch.tensor(float(n_samples // 2), dtype=torch.float64)
+    n = torch.tensor(float(n_samples), dtype=torch.float64)
+    k = copies.double().round().clamp_max(float(n - half))
+    outside = (
+        (n - k + 1).lgamma() - (n - k - half + 1).lgamma() - (n + 1).lgamma() + (n - half + 1).lgamma()
+    ).exp()
+    return outside / (1 - outside)
 
 
 def _distinct_joint_rows(

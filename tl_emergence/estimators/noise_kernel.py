@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -149,14 +150,30 @@ def _cut(start: int, end: int, step: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Hold off autocast and reduced-precision matrix products: exponents need every digit."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Hold off autocast and reduced-precision products (TF32, bfloat16): exponents need every digit.
+
+    Settings are touched only where a reduced precision is in force.
+    """
+    cuda, mkldnn = torch.backends.cuda, torch.backends.mkldnn
+    places = ((cuda, "matmul"), (mkldnn, "matmul"), (mkldnn, "conv"))
+    found: list[Any] = [getattr(backend, name, None) for backend, name in places]
+    switches = [switch for switch in found if hasattr(switch, "fp32_precision")]  # torch 2.9 and newer
+    before = [switch.fp32_precision for switch in switches]
+    legacy = None if switches else torch.get_float32_matmul_precision()
     try:
+        for switch, precision in zip(switches, before, strict=True):
+            if precision not in ("ieee", "none"):
+                switch.fp32_precision = "ieee"
+        if legacy not in (None, "highest"):
+            torch.set_float32_matmul_precision("highest")
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for switch, precision in zip(switches, before, strict=True):
+            if precision not in ("ieee", "none"):
+                switch.fp32_precision = precision
+        if legacy not in (None, "highest"):
+            torch.set_float32_matmul_precision(legacy)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.exact import ExactEstimator
 from tl_emergence.estimators.interface import Estimator
@@ -27,6 +28,11 @@ def get_estimator(name: str) -> Estimator:
     if name not in ESTIMATORS:
         raise unknown_name("estimator", name, list(ESTIMATORS))
     return ESTIMATORS[name]
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked options as plain numbers, so that they can be saved (NumPy's are not JSON values)."""
+    return {name: value if value is None else integer(name, value) for name, value in options.items()}
 
 
 def check_settings(estimator: Estimator, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:

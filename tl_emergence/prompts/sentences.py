@@ -62,6 +62,7 @@ def sentences(
         raise unknown_name("anchor", anchor, _ANCHORS)
     n_tokens = integer("n_tokens", n_tokens, least=1)
     n = None if n is None else integer("n", n, least=2)
+    min_tokens, min_stops = integer("min_tokens", min_tokens), integer("min_stops", min_stops)
     tokenizer = tokenizer_of(model_or_tokenizer)
     windows: list[list[int]] = []
     read = 0

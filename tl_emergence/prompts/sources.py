@@ -32,23 +32,24 @@ def read_texts(
 
 def _hub_texts(name: str, field: str | None) -> Iterator[str]:
     import datasets  # a dependency of TransformerLens; slow to import
+    from datasets.exceptions import DatasetsError
 
     repository, default_field = DATASETS[name]
     try:
         rows: Any = datasets.load_dataset(repository, split="train", streaming=True)
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
+        for number, row in enumerate(rows):
+            value = row.get(field or default_field)
+            if isinstance(value, list):  # a conversation: what the assistant said
+                yield from (turn["value"] for turn in value if turn.get("from") == "gpt")
+            else:
+                yield _field(row, field or default_field, f"row {number}")
+    except (OSError, DatasetsError) as error:  # the hub's own errors are OSErrors
         raise SettingError(
             "a text source that cannot be reached",
             seen=f"{repository}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             expected="a connection to the hub",
             fix="Pass texts of your own: strings, a .txt or .jsonl file, or a dataset that you have loaded.",
         ) from error
-    for number, row in enumerate(rows):
-        value = row.get(field or default_field)
-        if isinstance(value, list):  # a conversation: what the assistant said
-            yield from (turn["value"] for turn in value if turn.get("from") == "gpt")
-        else:
-            yield _field(row, field or default_field, f"row {number}")
 
 
 def _file_texts(path: Path, field: str | None) -> Iterator[str]:
