@@ -69,6 +69,7 @@ class Workspace:
             mean_stderr=tensors["mean_stderr"],
             closest=tensors["closest"],
             pointwise=tensors.get("pointwise"),
+            replicates=tensors.get("replicates"),
             subsamples={n: tensors[f"subsample.{n}"] for n in header["subsamples"]},
             cap_bits=header["cap_bits"],
             direction=header["direction"],
@@ -85,7 +86,7 @@ class Workspace:
             "settings": dict(estimate.settings),
             "subsamples": list(estimate.subsamples),
         }
-        names = ("bits", "stderr", "mean_stderr", "closest", "pointwise")
+        names = ("bits", "stderr", "mean_stderr", "closest", "pointwise", "replicates")
         tensors = {n: getattr(estimate, n) for n in names if getattr(estimate, n) is not None}
         tensors |= {f"subsample.{n}": t for n, t in estimate.subsamples.items()}
         tensors["header"] = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)

@@ -55,7 +55,7 @@ def integers(what: str, values: Any) -> tuple[int, ...] | None:
             f"{what} is not a sequence",
             seen=f"{values!r} ({type(values).__name__})",
             expected="a sequence of whole numbers",
-            fix=f"Pass [{values}] for a single one.",
+            fix=f"Leave it out for all, or pass a list: {what}s=[0].",
         )
     return tuple(integer(what, value) for value in values)
 

@@ -64,10 +64,19 @@ def ask(
 
 def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tuple[float, ...]:
     if sigma is None:
-        return (estimator.default_sigma,)
-    if is_one_number(sigma):
-        return (number("sigma", sigma),)
-    levels = tuple(number("sigma", level) for level in cast("Sequence[float]", sigma))
+        return (estimator.default_emergence_sigma,)
+    levels = tuple(
+        number("sigma", level)
+        for level in ((sigma,) if is_one_number(sigma) else cast("Sequence[float]", sigma))
+    )
+    if estimator.default_emergence_sigma > 0 and min(levels, default=1.0) <= 0:
+        raise SettingError(
+            "sigma out of range",
+            seen=list(levels),
+            expected="finite numbers above 0",
+            fix="States that determine each other have no finite information without noise; the ceiling "
+            "without any is known exactly: estimator='exact'.",
+        )
     if not levels or len(set(levels)) != len(levels):
         raise SettingError(
             "noise levels not usable",

@@ -16,6 +16,7 @@ from tl_emergence.ceiling import Micro, exact_emergence
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.estimators.exact import closest_distance
 from tl_emergence.estimators.interface import ChainEstimate, Estimator, StateChain
+from tl_emergence.estimators.jackknife import jackknife_stderr
 from tl_emergence.results import EmergenceResult, Subsample
 
 # A first position whose macro state is the token's own (nothing came before it but BOS) shares its value
@@ -151,7 +152,7 @@ def _result(
     shared = torch.tensor([found is None for found in macro])
     bits = macro_of(lambda e: e.bits[s, :, 0])
     macro_stderr = macro_of(lambda e: e.stderr[s, :, 0])
-    stderr = (macro_stderr.square() + alone.mean_stderr[s][:, series].square()).sqrt()
+    stderr = _stderr_of_difference(alone, macro, s, series, macro_stderr)
     stderr[:, shared] = 0.0
     subsamples = []
     for n, micro_bits in alone.subsamples.items():
@@ -212,6 +213,23 @@ def _shared_settings(
         for name, chain in chains.items()
     }
     return {**common, "by_chain": by_chain}
+
+
+def _stderr_of_difference(
+    alone: ChainEstimate,
+    macro: Sequence[ChainEstimate | None],
+    s: int,
+    series: Sequence[int],
+    macro_stderr: Float[Tensor, "layer pos"],
+) -> Float[Tensor, "layer pos"]:
+    """Return the error of macro minus mean micro: of independent draws, or over the prompts both share."""
+    if alone.replicates is None:
+        return (macro_stderr.square() + alone.mean_stderr[s][:, series].square()).sqrt()
+    whole = [(alone if found is None else found).replicates for found in macro]
+    stacked = torch.stack([part[s, :, 0] for part in whole if part is not None], dim=1)
+    single = alone.replicates[s]
+    counts = torch.arange(1, single.shape[1] + 1)[:, None]
+    return jackknife_stderr(stacked - (single.cumsum(dim=1) / counts)[:, series])
 
 
 def _running_mean(bits: Float[Tensor, "pair series"]) -> Float[Tensor, "pair series"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators import ESTIMATORS, mutual_information
+from tl_emergence.estimators.mutual_information import _deranged
 
-GOOD = torch.arange(12.0).view(6, 2)
+GOOD = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+QUICK: dict[str, dict[str, Any]] = {"mine_paper": {"steps": 20}}
 
 
 @pytest.mark.usefixtures("as_shipped")
@@ -25,7 +28,7 @@ GOOD = torch.arange(12.0).view(6, 2)
         (torch.zeros(1, 2), "x has too few rows: saw 1; expected at least 2"),
         (torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), "x is not finite: saw NaN or infinity in row 1"),
         (torch.tensor([[0.0, float("inf")], [0.0, 0.0]]), "x is not finite: saw NaN or infinity in row 0"),
-        (torch.zeros(5, 2), "x and y are not paired: saw 5 rows of x and 6 of y"),
+        (torch.zeros(5, 2), "x and y are not paired: saw 5 rows of x and 40 of y"),
     ],
 )
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
@@ -47,5 +50,48 @@ def test_an_unknown_option_is_named() -> None:
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_the_callers_tensors_are_not_changed(estimator: str) -> None:
     x, y = GOOD.clone(), GOOD.flip(0).clone()
-    mutual_information(x, y, estimator=estimator)
+    mutual_information(x, y, estimator=estimator, null=True, **QUICK.get(estimator, {}))
     assert torch.equal(x, GOOD) and torch.equal(y, GOOD.flip(0))
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_a_constant_side_gives_exactly_zero(estimator: str) -> None:
+    constant = torch.full((40, 3), 0.1)
+    for x, y in ((GOOD, constant), (constant, GOOD)):
+        found = mutual_information(x, y, estimator=estimator, **QUICK.get(estimator, {}))
+        assert (found.bits, found.stderr) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_the_same_seed_gives_the_same_value_and_global_random_state_stays(estimator: str) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state().clone()
+    first, again = (
+        mutual_information(GOOD, GOOD.roll(1, 0), estimator=estimator, seed=3, **QUICK.get(estimator, {}))
+        for _ in range(2)
+    )
+    assert first.bits == pytest.approx(again.bits, abs=1e-9)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_the_null_check_says_what_it_found_and_what_to_expect(estimator: str) -> None:
+    found = mutual_information(
+        GOOD, 3 * GOOD + 0.1 * GOOD.flip(0), estimator=estimator, null=True, **QUICK.get(estimator, {})
+    )
+    assert found.null is not None and found.null.null is None
+    expected = found.settings["null_means"]
+    if estimator == "exact":
+        assert found.null.bits == pytest.approx(math.log2(40)) and "bijection" in expected
+    if estimator == "gaussian":
+        assert found.bits > 4 and abs(found.null.bits) <= 4 * found.null.stderr and "0, up to" in expected
+    assert (
+        mutual_information(GOOD, GOOD.flip(0), estimator=estimator, **QUICK.get(estimator, {})).null is None
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_a_derangement_leaves_no_row_in_its_place(n: int) -> None:
+    y = torch.arange(float(n))[:, None]
+    moved = _deranged(y, 1)
+    assert bool((moved != y).all()) and torch.equal(moved.sort(dim=0).values, y)

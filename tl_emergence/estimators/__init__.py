@@ -1,7 +1,9 @@
 """Estimators of mutual information, behind one interface. They know tensors only."""
 
 from tl_emergence.estimators.exact import ExactEstimator, entropy_bits, miller_madow_bits
+from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import ChainEstimate, Direction, Estimate, Estimator, StateChain
+from tl_emergence.estimators.mine_paper import MinePaperEstimator, published_seconds
 from tl_emergence.estimators.mutual_information import mutual_information
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.registry import ESTIMATORS, get_estimator
@@ -13,10 +15,13 @@ __all__ = [
     "Estimate",
     "Estimator",
     "ExactEstimator",
+    "GaussianEstimator",
+    "MinePaperEstimator",
     "NoiseEstimator",
     "StateChain",
     "entropy_bits",
     "get_estimator",
     "miller_madow_bits",
     "mutual_information",
+    "published_seconds",
 ]

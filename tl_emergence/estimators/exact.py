@@ -109,7 +109,9 @@ class ExactEstimator:
 
     name: str = "exact"
     measures: str = "what a perfect estimator would say on this set: the ceiling, whatever the model"
+    null_means: str = "not 0: a deranged finite set is still a bijection, log2 N for N distinct rows"
     default_sigma: float = 0.0
+    default_emergence_sigma: float = 0.0
     options: tuple[str, ...] = ()
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:

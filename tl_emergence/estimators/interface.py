@@ -29,6 +29,7 @@ class Estimate:
         direction: Which side of the truth the expected value lies on.
         pointwise: Contribution of each row, whose mean is `bits`, where the estimator has such.
         settings: Everything needed to repeat the estimate: JSON values only.
+        null: The same estimate after the rows of y were deranged, where that was asked for.
     """
 
     bits: float
@@ -38,6 +39,12 @@ class Estimate:
     direction: Direction
     pointwise: Float[Tensor, " sample"] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    null: Estimate | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the estimate by its standard error: bits -+ 1.96 stderr."""
+        return self.bits - 1.96 * self.stderr, self.bits + 1.96 * self.stderr
 
     def __repr__(self) -> str:
         cap = "" if self.cap_bits is None else f", cap {self.cap_bits:.2f}"
@@ -83,6 +90,8 @@ class ChainEstimate:
         subsamples: The same estimates on subsets of the samples without replacement, by their size.
         closest: The smallest distance between two distinct rows of each state.
         settings: JSON values only.
+        replicates: The estimates without one block of samples each, where the error is a jackknife's: so
+            that the error of a difference accounts for the samples that both sides share.
     """
 
     bits: Float[Tensor, "sigma pair series"]
@@ -94,6 +103,7 @@ class ChainEstimate:
     subsamples: Mapping[int, Float[Tensor, "sigma pair series"]]
     closest: Float[Tensor, " state"]
     settings: Mapping[str, Any]
+    replicates: Float[Tensor, "sigma pair series block"] | None = None
 
     @property
     def saturated(self) -> Bool[Tensor, "sigma pair series"]:
@@ -120,6 +130,16 @@ class Estimator(Protocol):
     @property
     def default_sigma(self) -> float:
         """Noise level for a single pair of states when the caller names none."""
+        ...
+
+    @property
+    def default_emergence_sigma(self) -> float:
+        """Noise level for emergence when the caller names none; above 0 where it needs one."""
+        ...
+
+    @property
+    def null_means(self) -> str:
+        """What to expect of the estimate when the rows of y are deranged, and why."""
         ...
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import StateError
-from tl_emergence.estimators.interface import Estimate
+from tl_emergence.estimators.interface import Estimate, generator_for
 from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 
 
@@ -21,6 +22,7 @@ def mutual_information(
     estimator: str = "noise",
     sigma: float | None = None,
     seed: int = 0,
+    null: bool = False,
     **options: Any,
 ) -> Estimate:
     """Estimate I(x; y) in bits from paired rows, as they are: no space, no normalisation.
@@ -29,9 +31,12 @@ def mutual_information(
         x: One row a sample; float16 and bfloat16 are upcast, nothing else is done to the values.
         y: One row a sample, paired with x.
         estimator: A name from `tl_emergence.estimators.ESTIMATORS`.
-        sigma: Noise level in the units of x and y; by default 0.5 for `noise`, none for `exact`.
+        sigma: Noise level in the units of x and y; by default 0.5 for `noise`, none for the others.
         seed: Seed of every random draw. Global random state is not touched.
-        options: What the estimator takes besides (`draws` for `noise`).
+        null: Estimate once more with the rows of y deranged (no row keeps its partner): `.null` of the
+            result, and what to expect of it in `.settings["null_means"]`.
+        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`, `steps`,
+            `segment` and `rows` for `mine_paper`).
 
     Returns:
         The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.
@@ -67,7 +72,20 @@ def mutual_information(
         )
     if x.device.type == "mps":
         x, y = x.cpu(), y.cpu()  # there is no float64 on that device
-    return chosen.pair(x, y, sigma=level, seed=seed, **plain_options(options))
+    options = plain_options(options)
+    found = chosen.pair(x, y, sigma=level, seed=seed, **options)
+    if not null:
+        return found
+    deranged = chosen.pair(x, _deranged(y, seed), sigma=level, seed=seed, **options)
+    return replace(found, null=deranged, settings={**found.settings, "null_means": chosen.null_means})
+
+
+def _deranged(y: Float[Tensor, "sample d_y"], seed: int) -> Float[Tensor, "sample d_y"]:
+    """Give every row another one's values, in one seeded cycle through all of them."""
+    order = torch.randperm(len(y), generator=generator_for(seed, "null"))
+    out = torch.empty_like(y)
+    out[order] = y[order.roll(1)]
+    return out
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class NoiseEstimator:
 
     name: str = "noise"
     measures: str = "how many bits survive Gaussian noise of size sigma on both states"
+    null_means: str = "not 0: at this resolution a deranged finite set still pairs its rows one to one"
     default_sigma: float = 0.5
+    default_emergence_sigma: float = 0.5
     options: tuple[str, ...] = ("draws",)
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:

@@ -8,10 +8,15 @@ from typing import Any
 from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.exact import ExactEstimator
+from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import Estimator
+from tl_emergence.estimators.mine_paper import MinePaperEstimator
 from tl_emergence.estimators.noise import NoiseEstimator
 
-ESTIMATORS: dict[str, Estimator] = {found.name: found for found in (ExactEstimator(), NoiseEstimator())}
+ESTIMATORS: dict[str, Estimator] = {
+    found.name: found
+    for found in (ExactEstimator(), NoiseEstimator(), GaussianEstimator(), MinePaperEstimator())
+}
 """Every estimator that `estimator=` knows."""
 
 

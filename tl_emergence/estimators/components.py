@@ -1,0 +1,59 @@
+"""Principal components of weighted rows, with their rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalComponents:
+    """Rows in the coordinates of their leading principal components.
+
+    Attributes:
+        rows: The rows, centred on their weighted mean; components in order of falling variance.
+        rank: How many components have any variance, up to rounding.
+        share: The share of the variance that the components kept hold; 1 for constant rows.
+    """
+
+    rows: Float[Tensor, "row component"]
+    rank: int
+    share: float
+
+
+def principal_components(
+    x: Float[Tensor, "row d"], weights: Float[Tensor, " row"], most: int | None
+) -> PrincipalComponents:
+    """Return the leading components of weighted rows: at most `most`, and no more than their rank.
+
+    Constant and dependent columns cost nothing and change nothing: they lower the rank. All in float64.
+
+    Cost: an eigendecomposition of min(row, d) dimensions.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[3.0, 3.0, 1.0], [-3.0, -3.0, 1.0], [0.0, 0.0, 1.0]])
+        >>> found = principal_components(x, torch.full((3,), 1 / 3), None)
+        >>> found.rank, found.rows.abs().round(decimals=3).flatten().tolist()
+        (1, [4.243, 4.243, 0.0])
+    """
+    x, w = x.double(), weights.to(x.device, torch.float64)
+    used = x[w > 0]
+    if bool((used == used[:1]).all()):  # asked exactly: centring would leave rounding errors
+        return PrincipalComponents(x.new_zeros(len(x), 0), 0, 1.0)
+    centred = x - w @ x
+    scaled = centred * w.sqrt()[:, None]
+    if x.shape[0] < x.shape[1]:
+        variances, left = torch.linalg.eigh(scaled @ scaled.t())
+        directions = scaled.t() @ left / variances.clamp_min(1e-300).sqrt()
+    else:
+        variances, directions = torch.linalg.eigh(scaled.t() @ scaled)
+    variances, directions = variances.flip(0).clamp_min(0.0), directions.flip(1)
+    smallest = float(variances[0]) * max(x.shape) * torch.finfo(torch.float64).eps
+    rank = int((variances > smallest).sum())
+    kept = rank if most is None else min(rank, most)
+    share = float(variances[:kept].sum() / variances.sum())
+    return PrincipalComponents(centred @ directions[:, :kept], rank, share)
