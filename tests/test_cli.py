@@ -62,7 +62,7 @@ def test_a_folder_of_another_command_is_refused(checkpoint: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--prompts", "countries"], "no such text source: saw 'countries'"),
+        (["--prompts", "countries"], "unknown prompts (and no such file): saw 'countries'"),
         (["--estimator", "kraskov"], "unknown estimator: saw 'kraskov'"),
         (["--space", "raw"], "unknown space: saw 'raw'"),
         (["--sigma", "0"], "sigma out of range"),

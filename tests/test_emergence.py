@@ -437,6 +437,15 @@ def per_prompt(states: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("edit", "error", "message"),
     [
+        (lambda g: {**g, "cache": (1, g["cache"])}, StateError, "cache is no cache: saw tuple"),
+        (lambda g: {**g, "micro_cache": None}, StateError, "micro_cache is no cache: saw NoneType"),
+        (lambda g: {**g, "micro_tokens": None}, StateError, "micro_tokens is not a tensor: saw NoneType"),
+        (
+            lambda g: {**g, "norms": torch.nn.Identity()},
+            SettingError,
+            "norms are not callables: saw Id",
+        ),
+        (lambda g: {**g, "norms": [torch.ones(2)] * 3}, SettingError, "norms are not callables: saw list"),
         (lambda g: {**g, "cache": {}}, StateError, "no residual stream in the cache: saw 0 entries"),
         (edited("cache", lambda s: s[:, 0]), StateError, "states in the cache do not fit the tokens"),
         (edited("cache", lambda s: s[:4]), StateError, "states in the cache do not fit the tokens"),
@@ -498,7 +507,9 @@ def test_caches_that_do_not_fit_get_a_typed_error(
         ({"sigma": (0.5, 0.5)}, SettingError, "noise levels not usable"),
         ({"estimator": "exact", "sigma": 0.5}, SettingError, "exact takes no noise"),
         ({"controls": ("untrained",)}, SettingError, "unknown control: saw 'untrained'"),
-        ({"controls": "shuffled_weights"}, SettingError, "controls is one string"),
+        ({"controls": "shuffled_weights"}, SettingError, "controls is not a sequence of names"),
+        ({"controls": None}, SettingError, "controls is not a sequence of names: saw None"),
+        ({"estimator": None}, SettingError, "unknown estimator: saw None"),
         ({"micro": "solo"}, SettingError, "unknown micro: saw 'solo'"),
         ({"layers": [5]}, SettingError, "layer out of range"),
         ({"positions": [9]}, SettingError, "position out of range"),

@@ -83,7 +83,7 @@ def test_the_weight_shuffled_control_reaches_its_ceiling_from_block_two_on(
         control = found.controls["shuffled_weights"]
         assert torch.equal(control.exact.emergence, found.exact.emergence)
         gap = (control.exact.macro - control.macro).abs()
-        assert float(gap[2:].max()) < 0.1 and float(gap[1].max()) < 0.5
+        assert float(gap[2:].max()) < 0.1
 
 
 def test_the_list_reaches_the_separators_after_block_nine_in_unit_and_before_in_read(

@@ -55,6 +55,20 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         models.load(tmp_path / "notes.txt")
 
 
+@pytest.mark.usefixtures("as_shipped")
+def test_a_checkpoint_without_tokenizer_and_no_name_at_all_are_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(checkpoint, tmp_path / "bare")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ModelLoadError, match=r"no tokenizer there: saw .* Save it beside the model"):
+        models.load(folder)
+    nothing: Any = None
+    with pytest.raises(ModelLoadError, match="not a model's name: saw NoneType"):
+        models.load(nothing)
+
+
 def test_a_pickled_checkpoint_is_not_opened(checkpoint: Path, tmp_path: Path) -> None:
     folder = copy_of(checkpoint, tmp_path / "pickled")
     weights = folder / "model.safetensors"

@@ -53,11 +53,13 @@ def test_curves_have_ceiling_cap_and_controls_drawn_in(sweep: tle.SigmaSweep) ->
     axes = plots.curves(result).axes[0]
     labels = axes.get_legend_handles_labels()[1]
     assert labels == [
-        "block 1", "tokens shuffled, block 1", "weights shuffled, block 1", "ceiling (exact)",
+        "block 1", "tokens shuffled, block 1", "weights shuffled, block 1", "exact (no noise)",
     ]  # fmt: skip
     by_label = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.get_lines()}
     assert np.allclose(by_label["block 1"], result.emergence[1].numpy())
-    assert np.allclose(by_label["ceiling (exact)"], result.exact.emergence[1].numpy())
+    drawn: Any = axes.collections[-1]
+    dashes = np.array([segment[0, 1] for segment in drawn.get_segments()])
+    assert np.allclose(dashes, result.exact.emergence[1].numpy())
     control = result.controls["shuffled_weights"].emergence[1].numpy()
     assert np.allclose(by_label["weights shuffled, block 1"], control)
     assert any(np.allclose(np.asarray(line.get_ydata()), 3.0) for line in axes.get_lines())  # the cap
@@ -105,6 +107,9 @@ def test_a_figure_of_the_callers_is_drawn_into(sweep: tle.SigmaSweep) -> None:
         (lambda c, s: plots.sigma_curves(s, pos=5), "position not measured: saw 5"),
         (lambda c, s: plots.side_by_side(c, sigma=0.3), "sigma not measured: saw 0.3"),
         (lambda c, s: plots.side_by_side({}), "nothing to draw"),
+        (lambda c, s: plots.heatmap(c), r"not a single result: saw SpaceComparison of \['unit', 'resid'\]"),
+        (lambda c, s: plots.curves(s), "not a single result: saw SigmaSweep"),
+        (lambda c, s: plots.overview(s), "not a single result: saw SigmaSweep"),
     ],
 )
 @pytest.mark.usefixtures("as_shipped")

@@ -15,7 +15,7 @@ import torch
 
 import tl_emergence as tle
 from tests import toys
-from tl_emergence.errors import ResultFileError
+from tl_emergence.errors import ResultFileError, SettingError
 from tl_emergence.prompts import from_tokens
 from tl_emergence.results import AnyResult
 from tl_emergence.tables import with_error
@@ -93,6 +93,14 @@ def test_sweeps_and_comparisons_have_summaries_and_notebook_tables(comparison: t
     assert all(title in text for title in ("== space 'unit' ==", "== space 'resid' ==", "== sigma 0.25 =="))
     page = comparison._repr_html_()
     assert page.count("<table>") == 4 and "<h4>space &#x27;unit&#x27;</h4>" in page
+
+
+def test_a_key_that_was_not_measured_is_named(comparison: tle.SpaceComparison) -> None:
+    with pytest.raises(SettingError, match=r"space not measured: saw 'read'; expected one of \['unit', 'res"):
+        comparison["read"]
+    with pytest.raises(KeyError, match=r"sigma not measured: saw 0.7; expected one of \[0.25, 1.0\]"):
+        comparison["unit"][0.7]  # type: ignore[index]
+    assert comparison.get("read") is None and "read" not in comparison
 
 
 def test_results_are_compared_by_identity(result: tle.EmergenceResult) -> None:
@@ -207,9 +215,9 @@ def test_the_summary_says_what_was_measured_and_what_limits_it(result: tle.Emerg
         "cap 3.00 bits",
         "at N = 4",
         "weight-shuffled",
-        "is not expected to be 0: its own ceiling",
+        "is not expected to be 0: its own exact value",
         "compare at equal N only",
-        "it bounds nothing",
+        "bounds nothing",
     ):
         assert part in text
     lines = text.splitlines()

@@ -102,7 +102,7 @@ def plot(
 
         if kind not in _FIGURES:
             raise unknown_name("kind of figure", kind, _FIGURES)
-        figure = _figure(load_result(_result_folder(result)), kind, metric, space, sigma)
+        figure = _figure(load_result(result), kind, metric, space, sigma)
         _save_figure(figure, out)
         typer.echo(str(out))
 
@@ -125,6 +125,20 @@ def estimators() -> None:
 
     for estimator in ESTIMATORS.values():
         typer.echo(f"{estimator.name:12} {estimator.measures}")
+
+
+def _check_names(asked: dict[str, Any]) -> None:
+    """Refuse misspelt names before the model is loaded."""
+    from tl_emergence.controls import check_controls
+    from tl_emergence.prompts import LISTS
+    from tl_emergence.prompts.sources import DATASETS
+    from tl_emergence.question import ask
+
+    ask(asked["estimator"], asked["sigma"], asked["space"], asked["micro"], asked["seed"], {})
+    check_controls(asked["controls"])
+    known = (*LISTS, *DATASETS)
+    if asked["prompts"] not in known and not Path(asked["prompts"]).exists():
+        raise unknown_name("prompts (and no such file)", asked["prompts"], known)
 
 
 def _number_of_prompts(n: str) -> Any:
@@ -150,9 +164,13 @@ def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any]) -> AnyR
     from tl_emergence.files import exists, to_json, write_atomically
     from tl_emergence.models import load
 
+    _check_names(asked)
     work = out / ".work"
     new = next((folder for folder in (out, work) if not exists(folder)), None)
     write_atomically(work / "command.json", to_json(asked))
+    done = len(list(work.glob("parts/parts/*.safetensors")))
+    if done:
+        typer.echo(f"going on from an earlier run: {done} scored parts found", err=True)
     try:
         typer.echo(f"loading {asked['model']}", err=True)
         model = load(asked["model"])
@@ -220,6 +238,9 @@ def _write_outputs(result: AnyResult, out: Path, figures: bool) -> None:
         if name:
             typer.echo(f"== {name} ==")
         typer.echo(summary(single) + "\n")
+    left_out = sum(1 for _ in _all_singles(result)) - sum(1 for _ in _singles(result))
+    if left_out:
+        typer.echo(f"{left_out} more results, at other noise levels, are in table.csv and result\n")
     if figures:
         for kind in _figures_of(result):
             _save_figure(_figure(result, kind, "emergence", None, None), out / f"{kind}.png")
@@ -237,6 +258,17 @@ def _singles(result: AnyResult) -> Iterator[tuple[str, EmergenceResult]]:
         yield "", result[min(result, key=lambda sigma: abs(sigma - 0.5))]
     else:
         yield "", result
+
+
+def _all_singles(result: AnyResult) -> Iterator[EmergenceResult]:
+    """Yield every result of a sweep or comparison."""
+    from tl_emergence.results import EmergenceResult
+
+    if isinstance(result, EmergenceResult):
+        yield result
+    else:
+        for part in result.values():
+            yield from _all_singles(part)
 
 
 def _figures_of(result: AnyResult) -> list[str]:
@@ -296,13 +328,6 @@ def _save_figure(figure: Any, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
     write_atomically(path, content.getvalue())
-
-
-def _result_folder(folder: Path) -> Path:
-    """Accept the folder of a run as well as the folder of its result."""
-    from tl_emergence.files import exists
-
-    return folder / "result" if exists(folder / "result" / "result.json") else folder
 
 
 @contextmanager

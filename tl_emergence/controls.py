@@ -20,17 +20,16 @@ CONTROLS = ("shuffled_weights", "shuffled_tokens")
 
 def check_controls(controls: Sequence[str]) -> None:
     """Raise SettingError unless every control is known."""
-    names = [controls] if isinstance(controls, str) else list(controls)
-    for name in names:
+    if isinstance(controls, str) or not isinstance(controls, Sequence):
+        raise SettingError(
+            "controls is not a sequence of names",
+            seen=repr(controls),
+            expected=f"a sequence of some of {list(CONTROLS)}",
+            fix="Pass controls=('shuffled_weights',), or leave it out for none.",
+        )
+    for name in controls:
         if name not in CONTROLS:
             raise unknown_name("control", name, CONTROLS)
-    if isinstance(controls, str):
-        raise SettingError(
-            "controls is one string",
-            seen=repr(controls),
-            expected="a sequence of names",
-            fix=f"Pass controls=({controls!r},).",
-        )
 
 
 def captured(

@@ -1,5 +1,7 @@
 """The typed errors of the package: each says what was seen, what was expected and what to do."""
 
+from collections.abc import Iterable
+
 
 class EmergenceError(Exception):
     """Base of every error that tl_emergence raises on purpose.
@@ -50,10 +52,24 @@ class ResultFileError(EmergenceError, OSError):
         return str(self.args[0])
 
 
-def unknown_name(kind: str, seen: str, known: "list[str] | tuple[str, ...]") -> SettingError:
+class MissingKeyError(SettingError, KeyError):
+    """A key that a sweep or comparison does not have; a KeyError too, as mappings promise."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError.__str__ would print its repr
+
+
+def unknown_key(kind: str, seen: object, known: "Iterable[object]") -> MissingKeyError:
+    """Return the error for a key that is not there."""
+    return MissingKeyError(
+        f"{kind} not measured", seen=repr(seen), expected=f"one of {list(known)}", fix="Choose one of these."
+    )
+
+
+def unknown_name(kind: str, seen: object, known: "list[str] | tuple[str, ...]") -> SettingError:
     """Return the error for a name that nothing has, with the nearest known name as a hint."""
     import difflib
 
-    close = difflib.get_close_matches(seen, known, n=1)
+    close = difflib.get_close_matches(str(seen), known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
     return SettingError(f"unknown {kind}", seen=repr(seen), expected=f"one of {sorted(known)}", fix=hint)

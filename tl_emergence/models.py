@@ -120,6 +120,13 @@ def load(
     if model_class not in ("auto", "bridge", "hooked"):
         raise unknown_name("model class", model_class, ["auto", "bridge", "hooked"])
     _check_class(model_class)
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise ModelLoadError(
+            "not a model's name",
+            seen=type(name_or_folder).__name__,
+            expected="a name or a folder",
+            fix=f"Pass one of {sorted(PACKAGED)}, a checkpoint folder, or a hub name.",
+        )
     name = str(name_or_folder)
     if name in PACKAGED:
         packaged = PACKAGED[name]
@@ -211,6 +218,9 @@ def _convert(packaged: PackagedModel, folder: Path) -> None:
         target.rename(folder)
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
 def _load_folder(folder: Path, lens_name: str, model_class: str, device: str | None) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -221,6 +231,13 @@ def _load_folder(folder: Path, lens_name: str, model_class: str, device: str | N
             seen=f"{folder}: {held}",
             expected="a folder with config.json, *.safetensors and a tokenizer",
             fix="Save the model with save_pretrained (safe_serialization), tokenizer included.",
+        )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelLoadError(
+            "no tokenizer there",
+            seen=f"{folder} without any of {', '.join(_TOKENIZER_FILES)}",
+            expected="a folder with config.json, *.safetensors and a tokenizer",
+            fix="Save it beside the model: tokenizer.save_pretrained(folder).",
         )
     with _as_load_error(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -1,4 +1,4 @@
-"""Figures: every one with the ceiling, the cap and the control drawn in. They are returned, never shown.
+"""Figures: every one with exact values, cap and control drawn in. They are returned, never shown.
 
 `import tl_emergence` does not import matplotlib; this module does.
 """
@@ -26,6 +26,12 @@ _CONTROL_STYLE = {
     "shuffled_weights": ("weights shuffled", "--"),
     "shuffled_tokens": ("tokens shuffled", "-."),
 }
+_EXACT = {
+    "emergence": "exact (no noise)",
+    "macro": "ceiling (exact)",
+    "micro": "ceiling (exact)",
+}
+_FOOTNOTE = "colours end at the exact value; framed: macro above 0.9 of its cap (saturated)"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 
 
@@ -46,7 +52,7 @@ def heatmap(
     title: str | None = None,
     vmax: float | None = None,
 ) -> Figure:
-    """Draw a layer x position heatmap; the colour scale ends at the ceiling, saturated cells are framed.
+    """Draw a layer x position heatmap; the colours end at the exact value, saturated cells are framed.
 
     Args:
         result: What to draw.
@@ -58,9 +64,13 @@ def heatmap(
     Raises:
         SettingError: An unknown metric.
     """
-    figure, axes = _axes(ax, (1.2 + 0.55 * len(result.positions), 1.6 + 0.22 * len(result.layers)))
+    _check_single(result)
+    size = (max(6.0, 1.2 + 0.55 * len(result.positions)), max(4.0, 1.8 + 0.22 * len(result.layers)))
+    figure, axes = _axes(ax, size)
     image = _draw_heatmap(axes, result, metric, title, vmax)
-    figure.colorbar(image, ax=axes, label=_scale_label(metric))
+    figure.colorbar(image, ax=axes, label=f"{metric} (bits)")
+    if ax is None:
+        figure.supxlabel(_FOOTNOTE, fontsize=8)
     return figure
 
 
@@ -72,7 +82,7 @@ def curves(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw curves over positions for some blocks, with exact staircase, cap and control.
+    """Draw curves over positions for some blocks, with the exact staircase, the cap and the control.
 
     Args:
         result: What to draw.
@@ -84,6 +94,7 @@ def curves(
     Raises:
         SettingError: An unknown metric, or a block that was not measured.
     """
+    _check_single(result)
     figure, axes = _axes(ax, (7.0, 4.2))
     chosen = _chosen_layers(result, layers)
     x = np.arange(len(result.positions))
@@ -97,7 +108,8 @@ def curves(
         axes.plot(
             x, _metric(control, metric)[0][row], style, color="0.5", label=f"{label}, block {chosen[-1]}"
         )
-    axes.step(x, exact[-1], where="mid", color="black", linewidth=1.2, label="ceiling (exact)")
+    # A dash a position: a line between them would seem to be crossed where it is not.
+    axes.hlines(exact[-1], x - 0.3, x + 0.3, color="black", linewidth=2, label=_EXACT[metric])
     _draw_cap(axes, result, 0.0)
     axes.set_xticks(x, result.labels, rotation=40, ha="right")
     axes.set_ylabel(f"{metric} (bits)")
@@ -115,7 +127,7 @@ def sigma_curves(
     layers: Sequence[int] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw information against sigma at one position, for some blocks, with ceiling, cap and control.
+    """Draw information against sigma at one position, for some blocks, with exact value, cap and control.
 
     Args:
         sweep: Results at several noise levels.
@@ -141,8 +153,8 @@ def sigma_curves(
         label, style = _CONTROL_STYLE.get(name, (name, ":"))
         row = first.layers.index(chosen[-1])
         line = [_metric(sweep[s].controls[name], metric)[0][row, column] for s in sigmas]
-        axes.plot(sigmas, line, style, color="0.5", label=f"{label}, block {chosen[-1]}")
-    axes.axhline(_metric(first, metric)[2][-1, column], color="black", linewidth=1.2, label="ceiling (exact)")
+        axes.plot(sigmas, line, style, color="0.5", label=f"{label}, block {chosen[-1]}", zorder=3)
+    axes.axhline(_metric(first, metric)[2][-1, column], color="black", linewidth=1.2, label=_EXACT[metric])
     _draw_cap(axes, first, sigmas[0])
     axes.set_xscale("log", base=2)
     axes.set_xticks(sigmas, [f"{s:g}" for s in sigmas])
@@ -161,11 +173,14 @@ def overview(result: EmergenceResult, *, metric: Metric = "emergence") -> Figure
     Raises:
         SettingError: An unknown metric.
     """
-    height = max(4.2, 1.6 + 0.22 * len(result.layers))
+    _check_single(result)
+    height = max(4.2, 1.8 + 0.22 * len(result.layers))
     figure = _NotebookFigure(figsize=(12.5, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     heatmap(result, metric=metric, ax=left, title="every block and position")
-    curves(result, metric=metric, ax=right, title="some blocks, with ceiling, cap and control")
+    controls = " and control" if result.controls else "; no control was run"
+    curves(result, metric=metric, ax=right, title=f"some blocks, with exact value, cap{controls}")
+    figure.supxlabel(_FOOTNOTE, fontsize=8)
     figure.suptitle(_title(result), fontsize=11)
     return figure
 
@@ -194,7 +209,7 @@ def side_by_side(
     for name in [name for name in _CONTROL_STYLE if name in first.controls][:1]:
         panels.append((f"control: {_CONTROL_STYLE[name][0]}, {first_space!r}", first.controls[name]))
     vmax = max(float(_metric(found, metric)[2].max()) for _, found in panels)
-    size = (0.8 + 3.6 * len(panels), 2.0 + 0.22 * len(first.layers))
+    size = (max(7.5, 0.8 + 3.6 * len(panels)), max(4.2, 2.2 + 0.22 * len(first.layers)))
     figure = _NotebookFigure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     images = [
@@ -203,7 +218,8 @@ def side_by_side(
     ]
     for axes in all_axes[1:]:
         axes.set_ylabel("")
-    figure.colorbar(images[0], ax=list(all_axes), label=_scale_label(metric))
+    figure.colorbar(images[0], ax=list(all_axes), label=f"{metric} (bits)")
+    figure.supxlabel(_FOOTNOTE, fontsize=8)
     figure.suptitle(_title(first, space=False), fontsize=11)
     return figure
 
@@ -224,8 +240,15 @@ def at_sigma(found: EmergenceResult | SigmaSweep, sigma: float | None) -> Emerge
     return found[chosen]
 
 
-def _scale_label(metric: str) -> str:
-    return f"{metric} (bits); the scale ends at the ceiling\nframed: above 0.9 of the cap (saturated)"
+def _check_single(result: object) -> None:
+    if not isinstance(result, EmergenceResult):
+        keys = list(result) if isinstance(result, Mapping) else type(result).__name__
+        raise SettingError(
+            "not a single result",
+            seen=f"{type(result).__name__} of {keys}",
+            expected="an EmergenceResult",
+            fix="Pick one by its keys: results['read'], or results['read'][0.5].",
+        )
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_emergence.ceiling import Ceiling
-from tl_emergence.errors import SettingError
+from tl_emergence.errors import SettingError, unknown_key
+from tl_emergence.estimators.interface import SATURATED_ABOVE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +102,11 @@ class EmergenceResult:
         beyond_embedding = torch.tensor([[layer > 0 for layer in self.layers], [True] * len(self.layers)])
         return int(((self.closest == 0) & beyond_embedding[:, :, None]).sum())
 
+    @property
+    def at_ceiling(self) -> Bool[Tensor, "layer pos"]:
+        """Where `macro` is above 0.9 of its exact value: nothing is left to tell about the model there."""
+        return (self.exact.macro > 0) & (self.macro > SATURATED_ABOVE * self.exact.macro)
+
     def at(self, layer: int, pos: int) -> tuple[float, float]:
         """Return (emergence, standard error) of one block and content position.
 
@@ -165,6 +171,8 @@ class SigmaSweep(Mapping[float, EmergenceResult]):
     results: Mapping[float, EmergenceResult]
 
     def __getitem__(self, sigma: float) -> EmergenceResult:
+        if sigma not in self.results:
+            raise unknown_key("sigma", sigma, self.results)
         return self.results[sigma]
 
     def __iter__(self) -> Iterator[float]:
@@ -213,6 +221,8 @@ class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
     results: Mapping[str, EmergenceResult | SigmaSweep]
 
     def __getitem__(self, space: str) -> EmergenceResult | SigmaSweep:
+        if space not in self.results:
+            raise unknown_key("space", space, self.results)
         return self.results[space]
 
     def __iter__(self) -> Iterator[str]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tl_emergence.ceiling import Ceiling
 from tl_emergence.errors import ResultFileError
 from tl_emergence.files import (
+    exists,
     read_bytes,
     read_json,
     remove,
@@ -60,7 +61,7 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
 
 
 def load_result(folder: str | PathLike[str]) -> AnyResult:
-    """Read what `save` wrote. Needs neither the model nor TransformerLens.
+    """Read what `save` or `tl-emergence run` wrote. Needs neither the model nor TransformerLens.
 
     Raises:
         ResultFileError: No result there, one of another format, or one that is damaged or cut off.
@@ -70,7 +71,12 @@ def load_result(folder: str | PathLike[str]) -> AnyResult:
         >>> load_result(tmp_path / "run")
         EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
     """
-    path = Path(folder) / "result.json"
+    found = Path(folder)
+    if found.name == "result.json":
+        found = found.parent
+    elif exists(found / "result" / "result.json"):
+        found = found / "result"  # the output folder of `tl-emergence run`
+    path = found / "result.json"
     head = read_json(path)
     if head.get("format") != _FORMAT or head.get("version") != _VERSION:
         raise ResultFileError(
@@ -79,7 +85,7 @@ def load_result(folder: str | PathLike[str]) -> AnyResult:
             expected=f"format {_FORMAT!r}, version {_VERSION}",
             fix="Name the folder that result.save made, or measure again with this version.",
         )
-    tensor_path = Path(folder) / Path(str(head.get("tensors"))).name
+    tensor_path = found / Path(str(head.get("tensors"))).name
     content = read_bytes(tensor_path)
     if hashlib.sha256(content).hexdigest() != head.get("sha256"):
         raise ResultFileError(

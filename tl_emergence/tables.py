@@ -106,7 +106,7 @@ def header(result: EmergenceResult) -> list[str]:
 
 def last_position_rows(result: EmergenceResult) -> tuple[list[str], list[list[str]]]:
     """Return titles and cells of the table at the last scored position: one row a block."""
-    titles = ["block", "macro", "micro (mean)", "emergence", "ceiling"]
+    titles = ["block", "macro", "micro (mean)", "emergence", "exact"]
     titles += [_CONTROL_NAMES.get(name, name) for name in result.controls]
     titles += [f"at N = {part.n_prompts:,}" for part in result.subsamples]
     rows = []
@@ -137,6 +137,12 @@ def caveats(result: EmergenceResult) -> list[str]:
             f"{saturated} of {result.macro.numel()} macro values are above 0.9 of the cap: there the number "
             "of prompts is measured, not the model."
         )
+    full = int(result.at_ceiling.sum())
+    if full > saturated:
+        lines.append(
+            f"{full} of {result.macro.numel()} macro values are above 0.9 of their exact value: there the "
+            "prompt set is measured, not the model."
+        )
     if result.collisions:
         lines.append(
             f"{result.collisions} cells hold two distinct prefixes with the same state: there the ceiling "
@@ -146,14 +152,22 @@ def caveats(result: EmergenceResult) -> list[str]:
         lines.append("No control was run: a number without its control is not a result.")
     for name, control in result.controls.items():
         lines.append(
-            f"The {_CONTROL_NAMES.get(name, name)} control is not expected to be 0: its own ceiling at the "
-            f"last position is {float(control.exact.emergence[-1, -1]):.3f} bits."
+            f"The {_CONTROL_NAMES.get(name, name)} control is not expected to be 0: its own exact value at "
+            f"the last position is {float(control.exact.emergence[-1, -1]):.3f} bits."
         )
     if result.estimator == "noise":
         lines.append("These numbers describe this prompt set at this resolution: compare at equal N only.")
     if result.settings.get("direction") == "none":
-        lines.append("Emergence is a difference of two estimates: it bounds nothing, on either side.")
+        lines.append(
+            "Emergence is a difference of two estimates and bounds nothing: where noise takes more from "
+            "micro than from macro, it exceeds the exact value."
+        )
     return lines
+
+
+def _where(result: EmergenceResult) -> str:
+    parts = "; 'at N': emergence on a random part of the prompts" if result.subsamples else ""
+    return f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits{parts}:"
 
 
 def summary(result: EmergenceResult) -> str:
@@ -164,8 +178,7 @@ def summary(result: EmergenceResult) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in [titles, *rows]
     ]
-    where = f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits:"
-    return "\n".join([*header(result), "", where, *table, "", *caveats(result)])
+    return "\n".join([*header(result), "", _where(result), *table, "", *caveats(result)])
 
 
 def joined_summary(parts: Mapping[str, str]) -> str:
@@ -185,7 +198,7 @@ def html(result: EmergenceResult) -> str:
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     lines = "<br>".join(escape(line) for line in header(result))
-    where = escape(f"At the last scored position ({result.positions[-1]}, {result.labels[-1]!r}), in bits:")
+    where = escape(_where(result))
     return (
         f"<p>{lines}<br>{where}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         f"<p>{'<br>'.join(escape(line) for line in caveats(result))}</p>"

@@ -111,12 +111,13 @@ print(read.summary())
 #
 # * **macro, micro, emergence** are estimates, with their standard errors. *(sat.)* marks values above 0.9
 #   of the cap: there the number of prompts is measured, not the model.
-# * **ceiling** is the exact value of the cell before.
+# * **exact** is the value of the cell before: emergence without noise. Macro and micro cannot exceed their
+#   exact values; their difference can, where noise takes more from micro than from macro.
 # * **weight-shuffled** is the control. It reaches the ceiling from block 2 on: a network that has learned
 #   nothing keeps every prompt apart, and so has the *greatest* emergence there can be. A high score is
 #   therefore no sign of understanding. What training adds is the opposite: it decides what is kept large
 #   and what is let go.
-# * **at N = …** is the same estimate with fewer prompts. Where it grows by about a bit when N doubles, the
+# * **at N = …** is the same emergence with fewer prompts. Where it grows by about a bit when N doubles, the
 #   number is still following log2 N: compare at equal N only.
 
 # %% [markdown]

@@ -104,7 +104,9 @@ def test_words_unknown_to_the_tokenizer_are_named(tokenizer: Any) -> None:
         ({"shots": 26}, "shots out of range: saw 26"),
         ({"n": 1}, "n out of range: saw 1"),
         ({"shots": 1, "n": 26}, "n out of range: saw 26; expected 2 to 25 distinct prompts"),
-        ({"n": "every"}, "n out of range: saw every"),
+        ({"n": "every"}, "n is not a whole number: saw 'every'; expected a number, or 'all'"),
+        ({"name_or_list": [4, 5]}, "entity list not usable: saw int among the entities"),
+        ({"name_or_list": 4}, "entity list not usable: saw int among the entities"),
         ({"n": 64.0}, r"n is not a whole number: saw 64.0 \(float\)"),
         ({"seed": 0.5}, r"seed is not a whole number: saw 0.5 \(float\)"),
         ({"shots": "4"}, r"shots is not a whole number: saw '4' \(str\)"),
@@ -118,6 +120,12 @@ def test_bad_settings_get_a_typed_error(options: dict[str, Any], message: str, t
     given = {"name_or_list": "country", **options}
     with pytest.raises(SettingError, match=message):
         demonstrations(given.pop("name_or_list"), tokenizer, **given)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_a_name_is_no_tokenizer() -> None:
+    with pytest.raises(TokenError, match=r"no tokenizer: saw str.*Pass the loaded model or its tokenizer"):
+        demonstrations("country", "gpt2")
 
 
 def test_a_model_without_tokenizer_is_refused(toy: Any) -> None:

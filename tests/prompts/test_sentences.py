@@ -33,7 +33,7 @@ def test_an_end_window_ends_right_before_a_full_stop(tokenizer: Any) -> None:
 
 def test_short_texts_and_texts_with_one_stop_do_not_count(tokenizer: Any) -> None:
     one_stop = " France, Germany, Italy, Spain. China, Japan, India, Russia"
-    with pytest.raises(TokenError, match="too few windows: saw 0 windows in 2 texts; expected at least 2"):
+    with pytest.raises(TokenError, match="saw 0 windows in 2 texts, 2 of which do not count"):
         sentences([one_stop, TEXT], tokenizer, n_tokens=3, min_tokens=40)
 
 
@@ -138,6 +138,12 @@ def test_a_hub_source_out_of_reach_says_what_to_do(tokenizer: Any) -> None:
     pytest.importorskip("datasets")
     with pytest.raises(SettingError, match=r"cannot be reached: saw Open-Orca/OpenOrca: .* Pass texts of"):
         sentences("openorca", tokenizer)
+
+
+def test_a_file_that_is_no_text_file_by_its_name_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(TEXT)
+    with pytest.raises(SettingError, match=r"a file of an unknown kind: saw 'table.csv'"):
+        sentences(tmp_path / "table.csv", tokenizer)
 
 
 def test_a_broken_json_line_is_named(tokenizer: Any, tmp_path: Path) -> None:

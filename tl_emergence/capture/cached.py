@@ -62,7 +62,17 @@ def states_from_cache(
         SettingError: A layer or position out of range, a wrong number of norms.
     """
     n_prefix = integer("n_prefix", n_prefix, least=0)
+    for name, found in (("cache", cache), ("micro_cache", micro_cache)):
+        if not isinstance(found, StateCache):
+            raise StateError(
+                f"{name} is no cache",
+                seen=type(found).__name__,
+                expected="a mapping from hook names to tensors",
+                fix="model.run_with_cache returns (logits, cache): pass the second.",
+            )
     n_layers = _count_layers(cache)
+    if norms is not None:
+        n_layers = max(n_layers, _count_norms(norms) - 1)  # a cache of some blocks, norms of all
     blocks = indices("layer", layers, n_layers)
     wanted = indices("position", positions, prompts.n_positions)
     held = tuple(sorted({state for block in blocks for state in (block, block + 1)}))
@@ -108,6 +118,17 @@ def states_from_cache(
             "state_dtype": str(micro.dtype).removeprefix("torch."),
         },
     )
+
+
+def _count_norms(norms: Any) -> int:
+    if not isinstance(norms, Sequence) or not all(callable(norm) for norm in norms):
+        raise SettingError(
+            "norms are not callables",
+            seen=type(norms).__name__,
+            expected="a list with the norm that reads each state",
+            fix="norms=[*(block.ln1 for block in model.blocks), model.ln_final].",
+        )
+    return len(norms)
 
 
 def _on_rows(norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -194,7 +215,14 @@ def _content_columns(
 def _token_rows(
     tokens: Int[Tensor, "prompt pos"], micro_tokens: Int[Tensor, " token"]
 ) -> Int[Tensor, "pos prompt"]:
-    names = torch.as_tensor(micro_tokens).detach().cpu().to(torch.int64)
+    if not isinstance(micro_tokens, Tensor):
+        raise StateError(
+            "micro_tokens is not a tensor",
+            seen=type(micro_tokens).__name__,
+            expected="one token id a row of micro_cache, each once",
+            fix="Run the distinct tokens: micro_tokens = tokens.unique().",
+        )
+    names = micro_tokens.detach().cpu().to(torch.int64)
     if names.ndim != 1 or len(names.unique()) != len(names):
         raise StateError(
             "micro_tokens does not name the micro rows",

@@ -31,7 +31,8 @@ def check_model(model: Any) -> None:
             "not a TransformerLens model",
             seen=f"{type(model).__name__} without {', '.join(missing)}",
             expected="a HookedTransformer or a TransformerBridge",
-            fix="Wrap the model first: TransformerBridge.boot_transformers(name, hf_model=model, ...).",
+            fix="Load it first: tl_emergence.models.load(name); or wrap a Hugging Face model: "
+            "TransformerBridge.boot_transformers(name, hf_model=model, ...).",
         )
 
 

@@ -27,7 +27,7 @@ from tl_emergence.capture.forward import stream_residuals, with_prefix
 from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.spaces import Reading, Space, check_space
 from tl_emergence.capture.storage import BatchJournal, StateStore
-from tl_emergence.errors import SettingError
+from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
 
@@ -135,6 +135,13 @@ def capture_states(
         ((0, 1, 2), torch.Size([3, 8, 16]))
     """
     compat.check_model(model)
+    if not isinstance(prompts, PromptSet):
+        raise TokenError(
+            "not a prompt set",
+            seen=type(prompts).__name__,
+            expected="a PromptSet",
+            fix="Pass prompts.from_tokens(tokens).",
+        )
     n_layers = compat.n_layers(model)
     blocks = indices("layer", layers, n_layers)
     wanted = indices("position", positions, prompts.n_positions)

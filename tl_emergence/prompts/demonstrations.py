@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -101,7 +101,11 @@ def _count(n: Any, size: int) -> int:
     """Return how many prompts to make."""
     largest = min(size, _MOST_PROMPTS)
     wanted = size if isinstance(n, str) and n == "all" else n
-    if isinstance(wanted, str) or not 2 <= integer("n", wanted) <= largest:
+    if isinstance(wanted, str):
+        raise SettingError(
+            "n is not a whole number", seen=repr(n), expected="a number, or 'all'", fix="Pass n=2048."
+        )
+    if not 2 <= integer("n", wanted) <= largest:
         raise SettingError(
             "n out of range",
             seen=n if wanted is n else f"{n} ({size:,} prompts)",
@@ -116,7 +120,16 @@ def _entities(name_or_list: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
         if name_or_list not in LISTS:
             raise unknown_name("entity list", name_or_list, list(LISTS))
         return name_or_list, LISTS[name_or_list]
-    entities = tuple(word.strip() for word in name_or_list)
+    words = list(name_or_list) if isinstance(name_or_list, Iterable) else [name_or_list]
+    wrong = [word for word in words if not isinstance(word, str)]
+    if wrong:
+        raise SettingError(
+            "entity list not usable",
+            seen=f"{type(wrong[0]).__name__} among the entities",
+            expected=f"words, or one of {list(LISTS)}",
+            fix="Pass words: demonstrations(['red', 'blue'], model). Token ids go to prompts.from_tokens.",
+        )
+    entities = tuple(word.strip() for word in words)
     repeated = sorted({word for word in entities if entities.count(word) > 1})
     if len(entities) < 2 or repeated or "" in entities:
         raise SettingError(

@@ -143,7 +143,8 @@ def _check_tokens(tokens: Tensor) -> None:
             "tokens are not a tensor",
             seen=type(tokens).__name__,
             expected="an integer tensor [prompt, pos]",
-            fix="Tokenise first, to one tensor of token ids without BOS: torch.tensor(rows).",
+            fix="Tokenise first, to one tensor of token ids without BOS: torch.tensor(rows). Texts go to "
+            "prompts.sentences, words to prompts.demonstrations.",
         )
     if tokens.dtype not in _INTEGERS:
         raise TokenError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any, Literal
 
@@ -65,22 +65,29 @@ def sentences(
     min_tokens, min_stops = integer("min_tokens", min_tokens), integer("min_stops", min_stops)
     tokenizer = tokenizer_of(model_or_tokenizer)
     windows: list[list[int]] = []
-    read = 0
+    read = short = 0
     for text in read_texts(texts, field):
         read += 1
-        windows.extend(_windows(tokenizer, text, n_tokens, anchor, min_tokens, min_stops))
+        found = _windows(tokenizer, text, n_tokens, anchor, min_tokens, min_stops)
+        short += found is None
+        windows.extend(found or ())
         if n is not None and len(windows) >= n:
             break
     wanted = 2 if n is None else n
     if len(windows) < wanted:
         raise TokenError(
             "too few windows",
-            seen=f"{len(windows)} windows in {read} texts",
+            seen=f"{len(windows)} windows in {read} texts, {short} of which do not count (min_tokens="
+            f"{min_tokens}, min_stops={min_stops})",
             expected=f"at least {wanted}",
-            fix="Pass more or longer texts, shorter windows (n_tokens), or a smaller n.",
+            fix="Pass more or longer texts, shorter windows (n_tokens), a smaller n, or lower min_tokens and "
+            "min_stops; a window holds none of . : ? ; - and no newline.",
         )
     details = {
         "kind": "sentences",
+        "source": str(texts) if isinstance(texts, str | PathLike) else type(texts).__name__,
+        "field": field,
+        "n": n,
         "n_tokens": n_tokens,
         "anchor": anchor,
         "texts_read": read,
@@ -93,15 +100,14 @@ def sentences(
 
 def _windows(
     tokenizer: Any, text: str, n_tokens: int, anchor: str, min_tokens: int, min_stops: int
-) -> Iterator[list[int]]:
+) -> list[list[int]] | None:
+    """Return the windows of a text, or None for a text that does not count."""
     ids = encode(tokenizer, text)
     pieces = [tokenizer.decode([token]) for token in ids]
     stops = [i for i, piece in enumerate(pieces) if piece.strip() == "."]
     if len(ids) <= min_tokens or len(stops) < min_stops:
-        return
+        return None
     breaks = [not _BREAKS.isdisjoint(piece) for piece in pieces]
-    for stop in stops:
-        first = stop + 1 if anchor == "start" else stop - n_tokens
-        last = first + n_tokens
-        if first >= 0 and last <= len(ids) and not any(breaks[first:last]):
-            yield ids[first:last]
+    starts = [stop + 1 if anchor == "start" else stop - n_tokens for stop in stops]
+    spans = [slice(first, first + n_tokens) for first in starts if 0 <= first <= len(ids) - n_tokens]
+    return [ids[span] for span in spans if not any(breaks[span])]

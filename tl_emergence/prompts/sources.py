@@ -17,6 +17,9 @@ DATASETS: dict[str, tuple[str, str]] = {
 """Names that stand for the paper's two sources: the hub repository, and the field that holds the text."""
 
 
+_SUFFIXES = ("", ".txt", ".md", ".jsonl", ".ndjson")
+
+
 def read_texts(
     texts: str | PathLike[str] | Iterable[str] | Iterable[dict[str, Any]], field: str | None
 ) -> Iterator[str]:
@@ -54,6 +57,13 @@ def _hub_texts(name: str, field: str | None) -> Iterator[str]:
 
 def _file_texts(path: Path, field: str | None) -> Iterator[str]:
     try:
+        if path.is_file() and path.suffix not in _SUFFIXES:
+            raise SettingError(
+                "a file of an unknown kind",
+                seen=repr(path.name),
+                expected=f"one of {', '.join(_SUFFIXES[1:])}, or no suffix",
+                fix="Rename a plain text file to .txt; read other formats yourself and pass the strings.",
+            )
         with path.open(encoding="utf-8") as file:
             lines = _decoded(file, path)
             if path.suffix in (".jsonl", ".ndjson"):
@@ -68,7 +78,8 @@ def _file_texts(path: Path, field: str | None) -> Iterator[str]:
             "no such text source",
             seen=f"{name}: {error.strerror}",
             expected=f"an iterable of strings, a .txt or .jsonl file, or one of {sorted(DATASETS)}",
-            fix="Check the path; to measure a single string, pass [string].",
+            fix="Check the path; to measure a single string, pass [string]. The lists (country, animal, "
+            "color) go to prompts.demonstrations.",
         ) from error
 
 

@@ -20,12 +20,13 @@ def tokenizer_of(model_or_tokenizer: Any) -> Any:
     found = model_or_tokenizer
     if hasattr(model_or_tokenizer, "cfg"):
         found = getattr(model_or_tokenizer, "tokenizer", None)
-    if found is None or not hasattr(found, "encode"):
+    if found is None or isinstance(found, str) or not hasattr(found, "encode"):
         raise TokenError(
             "no tokenizer",
             seen=type(model_or_tokenizer).__name__,
             expected="a tokenizer, or a TransformerLens model that has one",
-            fix="Pass the tokenizer, or make the prompts yourself with prompts.from_tokens.",
+            fix="Pass the loaded model or its tokenizer (second, after the texts or the list), or make the "
+            "prompts yourself with prompts.from_tokens.",
         )
     return found
 
