@@ -124,7 +124,7 @@ print(read.summary())
 # ## The map of the model
 #
 # One row a block, one column a position; red is positive emergence, blue negative, and the scale ends at the
-# ceiling. Framed cells are saturated.
+# exact value. Framed cells are saturated.
 
 # %%
 spaces.plot()
@@ -157,7 +157,7 @@ for result, colour in ((read, "tab:blue"), (unit, "tab:orange")):
     )
 control = read.controls["shuffled_weights"]
 axes.plot(control.layers, control.emergence[:, -1], "--", color="0.5", label="weights shuffled, 'read'")
-axes.plot(read.layers, read.exact.emergence[:, -1], color="black", linewidth=1.2, label="ceiling (exact)")
+axes.plot(read.layers, read.exact.emergence[:, -1], color="black", linewidth=1.2, label="exact (no noise)")
 axes.axhline(read.cap_bits, color="firebrick", linestyle=":", label=f"cap of macro: {read.cap_bits:.0f}")
 axes.axvspan(9, 12, color="0.92", zorder=0)
 axes.set(xlabel="block", ylabel="emergence at the last comma (bits)", xticks=range(0, 18, 3))
