@@ -25,8 +25,8 @@ class Case:
             asked for than there are, FileNotFoundError where arrays are not made yet.
         sigma: Size of the Gaussian noise that is part of the question: `draw` has added it already.
         points: For a finite constellation, returns its equally likely points without the noise: given these
-            and `sigma`, `noise` estimates `truth_bits` without error but that of its draws; `exact` does where
-            `sigma` is 0.
+            and `sigma`, `noise` estimates `truth_bits` with no error but that of its draws, and `exact` gives
+            it where `sigma` is 0.
         most_rows: How many rows there are, where that is limited.
     """
 

@@ -3,7 +3,7 @@
 Runs in an environment of its own, `benchmark_mi.txt`, which cannot be that of tl_emergence (older jax, numpy,
 pandas and pydantic), and therefore imports nothing of it. `make benchmark-mi` calls it once a seed:
 
-    .venv-bmi/bin/python benchmarks/known_answers/sample_benchmark_mi.py --seed 0 build/benchmark_mi/seed-0.npz
+    .venv-bmi/bin/python benchmarks/known_answers/sample_benchmark_mi.py --seed 0 seed-0.npz
 
 The file holds, for each task, `<task>.x` and `<task>.y` (float32, one row a sample) and `<task>.nats` (the
 mutual information), and `tasks`, the names in the order of the benchmark.
@@ -21,7 +21,7 @@ N_TASKS = 40
 
 def sample_tasks(n: int, seed: int) -> dict[str, np.ndarray]:
     """Return the arrays of every task, by the names that the file gives them."""
-    from bmi.benchmark import BENCHMARK_TASKS
+    from bmi.benchmark import BENCHMARK_TASKS  # type: ignore[import-not-found]
 
     assert len(BENCHMARK_TASKS) == N_TASKS, f"{len(BENCHMARK_TASKS)} tasks, {N_TASKS} expected"
     arrays = {"tasks": np.array(list(BENCHMARK_TASKS))}
@@ -29,7 +29,7 @@ def sample_tasks(n: int, seed: int) -> dict[str, np.ndarray]:
         x, y = task.sample(n, seed=seed)
         arrays[f"{name}.x"] = np.asarray(x, dtype=np.float32)
         arrays[f"{name}.y"] = np.asarray(y, dtype=np.float32)
-        arrays[f"{name}.nats"] = np.float64(task.mutual_information)
+        arrays[f"{name}.nats"] = np.array(task.mutual_information, dtype=np.float64)
         assert np.isfinite(arrays[f"{name}.x"]).all() and np.isfinite(arrays[f"{name}.y"]).all(), name
     return arrays
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     options.target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.target.with_name(f".{options.target.name}")  # numpy keeps a name that ends in .npz
-    np.savez(unfinished, **sample_tasks(options.n, options.seed))
+    np.savez(unfinished, **sample_tasks(options.n, options.seed))  # type: ignore[arg-type]
     unfinished.rename(options.target)
 
 
