@@ -102,25 +102,45 @@ def make(model: Any, design: Design, seed: int, folder: Path) -> None:
     wanted_y = {(pair.y_state, pair.y_place) for pair in design.pairs}
     x = capture(model, design.x_frame, design.x_words, of_x, wanted_x, seed)
     y = capture(model, design.y_frame, design.y_words, of_y, wanted_y, seed)
-    for side, states, labels in (("x", x, of_x), ("y", y, of_y)):
-        for (state, place, space), matrix in sorted(states.items()):
-            shares = " ".join(f"{share:.4f}" for share in decodable(matrix, labels))
-            print(f"{design.name} {side} h_{state} {place:5} {space}: read from it {shares}", flush=True)
+    read = {"x": _read(design, "x", x, of_x), "y": _read(design, "y", y, of_y)}
     for pair in design.pairs:
         for space in SPACES:
+            of_pair = {"x": (pair.x_state, pair.x_place, space), "y": (pair.y_state, pair.y_place, space)}
+            said = {
+                **_metadata(design, pair.name, space, seed),
+                **{f"decodable_{side}": read[side][key] for side, key in of_pair.items()},
+            }
             tensors = {
-                "x": x[pair.x_state, pair.x_place, space],
-                "y": y[pair.y_state, pair.y_place, space],
+                "x": x[of_pair["x"]],
+                "y": y[of_pair["y"]],
                 "labels_x": of_x.contiguous(),
                 "labels_y": of_y.contiguous(),
                 **rows,
             }
-            file = design.file(folder, seed, pair, space)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(".unfinished")
-            said = json.dumps(_metadata(design, pair.name, space, seed))
-            save_file(tensors, unfinished, {"tl_emergence": said})
-            unfinished.rename(file)
+            _save(tensors, said, design.file(folder, seed, pair, space))
+
+
+def _read(
+    design: Design,
+    side: str,
+    states: dict[tuple[int, str, str], Float[Tensor, "prompt d_model"]],
+    labels: Int[Tensor, "prompt item"],
+) -> dict[tuple[int, str, str], list[float]]:
+    """Return what probes read from each state, and print it."""
+    read = {}
+    for key, matrix in sorted(states.items()):
+        read[key] = decodable(matrix, labels)
+        state, place, space = key
+        shares = " ".join(f"{share:.4f}" for share in read[key])
+        print(f"{design.name} {side} h_{state} {place:5} {space}: read from it {shares}", flush=True)
+    return read
+
+
+def _save(tensors: dict[str, Tensor], said: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    save_file(tensors, unfinished, {"tl_emergence": json.dumps(said)})
+    unfinished.rename(file)
 
 
 def _metadata(design: Design, pair: str, space: str, seed: int) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.known_answers import FAMILIES, Case, cases
 from benchmarks.known_answers.benchmark_mi import FOLDER as BENCHMARK_MI
 from benchmarks.known_answers.benchmark_mi import benchmark_mi
-from benchmarks.known_answers.capture_model_states import draw_labels
+from benchmarks.known_answers.capture_model_states import decodable, draw_labels
 from benchmarks.known_answers.channels import (
     amplitude_capacity,
     flip_for_bits,
@@ -25,7 +25,9 @@ from benchmarks.known_answers.constellations import LATTICES, Lattice
 from benchmarks.known_answers.gaussians import orthonormal
 from benchmarks.known_answers.model_prompts import fill, position_in, rows_with, through_channel
 from benchmarks.known_answers.model_states import DESIGNS, Design, model_states, rows_key
+from benchmarks.known_answers.model_states import FOLDER as MODEL_STATES
 from tests.estimators.oracles import binary_capacity, two_point_information
+from tl_emergence import models
 from tl_emergence.estimators import mutual_information
 from tl_emergence.estimators.exact import entropy_bits
 
@@ -272,3 +274,31 @@ def test_a_frame_is_filled_word_by_word(tokenizer: Any) -> None:
     assert [position_in(frame, place) for place in ("label", "after")] == [3, 4]
     with pytest.raises(ValueError, match="1 items of the label have no slot"):
         fill("red LABEL", ("dog", "cat"), torch.tensor([[0, 1]]), tokenizer, torch.Generator())
+
+
+MADE = sorted(MODEL_STATES.glob("seed-*/label-16.*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MADE, reason="no states: make model-states")
+@pytest.mark.parametrize("file", MADE, ids=lambda file: f"{file.parent.name} {file.stem}")
+def test_the_label_can_be_read_from_real_states_and_nuisance_is_plenty(file: Path) -> None:
+    tensors = load_file(file)
+    for side in ("x", "y"):
+        states = tensors[side]
+        assert min(decodable(states, tensors[f"labels_{side}"])) >= 0.99
+        assert len(states.unique(dim=0)) > 0.98 * len(states)
+        assert states.square().mean(dim=1).sqrt().tolist() == pytest.approx([1.0] * len(states), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
+def test_every_word_of_the_frames_is_one_token_of_the_packaged_model(design: Design) -> None:
+    from transformers import AutoTokenizer
+
+    real = AutoTokenizer.from_pretrained(str(models.packaged_checkpoint(models.PACKAGED["gemma-3-270m"])))
+    labels = torch.arange(design.items)[None]
+    for frame, words in ((design.x_frame, design.x_words), (design.y_frame, design.y_words)):
+        tokens = fill(frame, words, labels, real, torch.Generator())
+        text = real.decode(tokens[0])
+        assert real(text, add_special_tokens=False)["input_ids"] == tokens[0].tolist(), text
