@@ -44,6 +44,7 @@ class _Settings(TypedDict, total=False):
     progress: bool
     draws: int | None
     components: int | None
+    folds: int
     steps: int
     segment: int
     rows: int | None
@@ -139,8 +140,8 @@ def information_emergence(
         workdir: Keep finished parts there, so that a run that was stopped goes on; delete it afterwards.
             Not together with hooks of your own: no record could tell whether they are still the same.
         progress: Show progress bars on standard error.
-        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`, `steps`,
-            `segment` and `rows` for `mine_paper`).
+        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`,
+            `components` and `folds` for `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
 
     Returns:
         An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces.

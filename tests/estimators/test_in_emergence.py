@@ -42,9 +42,29 @@ def test_gaussian_parts_that_are_done_are_not_computed_again(
     assert torch.equal(whole.emergence, again.emergence) and torch.equal(whole.stderr, again.stderr)
 
 
-def test_a_noise_floor_is_required_where_states_determine_each_other(toy: Any, many: torch.Tensor) -> None:
+def test_usable_information_has_errors_of_shared_prompts_and_pointwise_values(
+    toy: Any, many: torch.Tensor
+) -> None:
+    settings: dict[str, Any] = {"estimator": "vinfo", "space": "unit", "components": 4, "folds": 4}
+    found = tle.information_emergence(toy, many, **settings)
+    assert (found.sigma, found.cap_bits, found.settings["folds"]) == (0.5, None, 4)
+    assert found.macro_pointwise is not None and found.micro_pointwise is not None
+    assert torch.allclose(found.macro_pointwise.double().mean(dim=2), found.macro, atol=1e-5)
+    mean = found.micro.cumsum(dim=1) / torch.arange(1, 4)
+    assert torch.allclose(found.emergence, found.macro - mean)
+    assert bool((found.stderr[:, 1:] > 0).all()) and bool((found.macro > 0.2).all())
+    # Errors of a difference over the same prompts: not those of independent samples.
+    apart = (found.macro_stderr.square() + found.micro_stderr.square()).sqrt()
+    assert not torch.allclose(found.stderr[:, 1:], apart[:, 1:])
+    assert [part.n_prompts for part in found.subsamples] == [60, 30]
+
+
+@pytest.mark.parametrize("estimator", ["gaussian", "vinfo"])
+def test_a_noise_floor_is_required_where_states_determine_each_other(
+    toy: Any, many: torch.Tensor, estimator: str
+) -> None:
     with pytest.raises(SettingError, match=r"sigma out of range: saw \[0.0\].*no finite information without"):
-        tle.information_emergence(toy, many, estimator="gaussian", sigma=0)
+        tle.information_emergence(toy, many, estimator=estimator, sigma=0)
 
 
 def test_the_published_procedure_runs_on_a_model(toy: Any, many: torch.Tensor) -> None:

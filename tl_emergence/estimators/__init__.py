@@ -7,6 +7,8 @@ from tl_emergence.estimators.mine_paper import MinePaperEstimator, published_sec
 from tl_emergence.estimators.mutual_information import mutual_information
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.registry import ESTIMATORS, get_estimator
+from tl_emergence.estimators.usable_information import usable_information
+from tl_emergence.estimators.vinfo import VinfoEstimator
 
 __all__ = [
     "ESTIMATORS",
@@ -19,9 +21,11 @@ __all__ = [
     "MinePaperEstimator",
     "NoiseEstimator",
     "StateChain",
+    "VinfoEstimator",
     "entropy_bits",
     "get_estimator",
     "miller_madow_bits",
     "mutual_information",
     "published_seconds",
+    "usable_information",
 ]
