@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from tl_emergence.results import EmergenceResult
 
-_CONTROL_NAMES = {"shuffled_weights": "weight-shuffled", "shuffled_tokens": "token-shuffled"}
+_CONTROL_NAMES = {
+    "shuffled_weights": "weight-shuffled",
+    "shuffled_tokens": "token-shuffled",
+    "deranged": "deranged",
+}
 
 
 def result_rows(result: EmergenceResult) -> pd.DataFrame:
@@ -151,6 +155,12 @@ def caveats(result: EmergenceResult) -> list[str]:
     if not result.controls:
         lines.append("No control was run: a number without its control is not a result.")
     for name, control in result.controls.items():
+        if name == "deranged":
+            lines.append(
+                "The deranged control pairs each state with the next one of another prompt. Expected of its "
+                f"macro and micro: {control.settings.get('null_means', 'see the estimator')}."
+            )
+            continue
         lines.append(
             f"The {_CONTROL_NAMES.get(name, name)} control is not expected to be 0: its own exact value at "
             f"the last position is {float(control.exact.emergence[-1, -1]):.3f} bits."

@@ -1,5 +1,6 @@
 """Estimators of mutual information, behind one interface. They know tensors only."""
 
+from tl_emergence.estimators.deranged import DerangedEstimator, derangement
 from tl_emergence.estimators.exact import ExactEstimator, entropy_bits, miller_madow_bits
 from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import ChainEstimate, Direction, Estimate, Estimator, StateChain
@@ -13,6 +14,7 @@ from tl_emergence.estimators.vinfo import VinfoEstimator
 __all__ = [
     "ESTIMATORS",
     "ChainEstimate",
+    "DerangedEstimator",
     "Direction",
     "Estimate",
     "Estimator",
@@ -22,6 +24,7 @@ __all__ = [
     "NoiseEstimator",
     "StateChain",
     "VinfoEstimator",
+    "derangement",
     "entropy_bits",
     "get_estimator",
     "miller_madow_bits",

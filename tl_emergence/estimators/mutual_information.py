@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import StateError
-from tl_emergence.estimators.interface import Estimate, generator_for
+from tl_emergence.estimators.deranged import DerangedEstimator
+from tl_emergence.estimators.interface import Estimate
 from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 
 
@@ -76,16 +77,8 @@ def mutual_information(
     found = chosen.pair(x, y, sigma=level, seed=seed, **options)
     if not null:
         return found
-    deranged = chosen.pair(x, _deranged(y, seed), sigma=level, seed=seed, **options)
+    deranged = DerangedEstimator(chosen).pair(x, y, sigma=level, seed=seed, **options)
     return replace(found, null=deranged, settings={**found.settings, "null_means": chosen.null_means})
-
-
-def _deranged(y: Float[Tensor, "sample d_y"], seed: int) -> Float[Tensor, "sample d_y"]:
-    """Give every row another one's values, in one seeded cycle through all of them."""
-    order = torch.randperm(len(y), generator=generator_for(seed, "null"))
-    out = torch.empty_like(y)
-    out[order] = y[order.roll(1)]
-    return out
 
 
 def checked_rows(name: str, x: Tensor) -> Tensor:
