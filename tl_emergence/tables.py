@@ -19,6 +19,7 @@ _CONTROL_NAMES = {
     "shuffled_tokens": "token-shuffled",
     "deranged": "deranged",
 }
+_GAUSSIAN = ("gaussian", "vinfo")
 
 
 def result_rows(result: EmergenceResult) -> pd.DataFrame:
@@ -142,7 +143,14 @@ def caveats(result: EmergenceResult) -> list[str]:
             "of prompts is measured, not the model."
         )
     full = int(result.at_ceiling.sum())
-    if full > saturated:
+    above = int((result.macro > result.exact.macro + 0.01).sum())
+    if result.estimator in _GAUSSIAN:
+        if above:
+            lines.append(
+                f"{above} of {result.macro.numel()} macro values exceed their exact value, as they may: a "
+                "Gaussian model counts what separates states, however few there are to be told apart."
+            )
+    elif full > saturated:
         lines.append(
             f"{full} of {result.macro.numel()} macro values are above 0.9 of their exact value: there the "
             "prompt set is measured, not the model."

@@ -169,3 +169,15 @@ def test_a_cache_can_be_deranged_but_not_shuffled(toy: Any, many: torch.Tensor) 
     )
     with pytest.raises(SettingError, match=r"a control that needs the model: saw 'shuffled_weights'"):
         tle.information_emergence_from_cache(cache, micro_cache, controls=("shuffled_weights",), **settings)
+
+
+@pytest.mark.parametrize("estimator", ["gaussian", "vinfo"])
+def test_values_of_gaussian_models_above_the_exact_one_are_explained(
+    toy: Any, many: torch.Tensor, estimator: str
+) -> None:
+    found = tle.information_emergence(
+        toy, many, estimator=estimator, space="unit", sigma=0.02, components=8, positions=[0]
+    )
+    assert bool((found.macro > found.exact.macro).any())
+    assert "macro values exceed their exact value" in found.summary()
+    assert "the prompt set is measured" not in found.summary()

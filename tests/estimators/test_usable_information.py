@@ -39,12 +39,12 @@ def test_a_symmetric_channel_behind_separate_clusters_is_read_in_full(k: int, fl
     )
 
 
-@pytest.mark.parametrize(("n", "k"), [(60, 2), (300, 8)])
-def test_intervals_cover_zero_for_labels_that_x_does_not_know(n: int, k: int) -> None:
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 2), (200, 5, 8), (60, 100, 2)])
+def test_intervals_cover_zero_for_labels_that_x_does_not_know(n: int, d: int, k: int) -> None:
     hits = 0
     for seed in range(50):
         generator = torch.Generator().manual_seed(seed)
-        x, labels = torch.randn(n, 5, generator=generator), torch.randint(k, (n,), generator=generator)
+        x, labels = torch.randn(n, d, generator=generator), torch.randint(k, (n,), generator=generator)
         low, high = usable_information(x, labels).interval
         hits += low <= 0 <= high
     assert hits >= 45
@@ -55,6 +55,14 @@ def test_names_of_labels_and_scale_of_directions_do_not_matter() -> None:
     plain = usable_information(x, labels)
     found = usable_information(x * torch.tensor([100.0, 1.0, 0.01]), 1000 - 7 * labels.to(torch.int32))
     assert found.bits == pytest.approx(plain.bits, abs=0.05)
+
+
+def test_a_label_in_a_small_direction_is_read() -> None:
+    x, labels = clusters(400, 4, 0.0, 8, d=3)
+    large = 1000 * torch.randn(400, 70, generator=torch.Generator().manual_seed(9))
+    both = torch.cat([large, x], dim=1)
+    assert usable_information(both, labels).bits > 1.8
+    assert usable_information(both, labels, components=64).bits < 0.1
 
 
 def test_noise_hides_the_label() -> None:

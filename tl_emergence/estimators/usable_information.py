@@ -30,7 +30,7 @@ def usable_information(
     *,
     sigma: float = 0.0,
     seed: int = 0,
-    components: int | None = 64,
+    components: int | None = None,
     folds: int = FOLDS,
 ) -> Estimate:
     """Measure how many bits of a label a softmax probe gets from x, on rows it has not seen.
@@ -54,7 +54,8 @@ def usable_information(
         labels: The token or class of each sample, one that recurs: whole numbers, of any value.
         sigma: Size of Gaussian noise added to the components of x as a seeded draw.
         seed: Seed of the noise, and of the folds.
-        components: How many leading components of x the probe reads; None for all.
+        components: How many leading components of x the probe reads; all by default, since what it reads may
+            stand in small ones.
         folds: How many parts the rows are cut into, 2 to 20.
 
     Returns:
