@@ -44,6 +44,19 @@ def test_run_writes_result_table_and_figures(checkpoint: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "overview.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_run_takes_the_deranged_control(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--estimator", "exact", "--space", "unit", "--control", "deranged"]
+    done = run(checkpoint, tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    assert "deranged" in done.output and "a deranged finite set is still a bijection" in done.output
+    loaded = tle.load_result(tmp_path / "out" / "result")
+    assert isinstance(loaded, tle.SpaceComparison)
+    found = loaded["unit"]
+    assert isinstance(found, tle.EmergenceResult)
+    control = found.controls["deranged"]
+    assert torch.allclose(control.emergence, control.exact.emergence)
+
+
 def test_the_same_command_again_shows_the_finished_result(checkpoint: Path, tmp_path: Path) -> None:
     first = run(checkpoint, tmp_path, "--no-figures")
     again = run(checkpoint, tmp_path, "--no-figures")

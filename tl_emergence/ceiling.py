@@ -14,7 +14,8 @@ from torch import Tensor
 from tl_emergence.capture.checks import indices
 from tl_emergence.checks import integer, integers
 from tl_emergence.errors import SettingError, unknown_name
-from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits
+from tl_emergence.estimators.deranged import derangement
+from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits, shared_bits
 from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
 
@@ -69,7 +70,50 @@ def exact_emergence(
     wanted = indices("position", positions, prompts.n_positions)
     prefix = _entropies(prefix_ids(prompts.tokens[:, : max(wanted) + 1]))
     token = _entropies(prompts.tokens[:, : max(wanted) + 1].t())
-    return _ceiling(prefix, token, layers, wanted, micro)
+    return _ceiling(prefix, token, token, layers, wanted, micro)
+
+
+def exact_deranged(
+    prompts: PromptSet,
+    *,
+    seed: int,
+    layers: Sequence[int],
+    positions: Sequence[int] | None = None,
+    micro: str = "alone",
+) -> Ceiling:
+    """Return the exact values of a prompt set whose states were deranged, as the control "deranged" does.
+
+    macro[l,t] = H(p) + H(p') - H(p, p') by counts, p the prefix s_0..s_t of a prompt and p' that of the
+    prompt before it in the seeded cycle; at l = 0, p is the token s_t. micro[l,t] is the same of the tokens
+    alone. It is not 0: N distinct prompts, deranged, still are a bijection.
+
+    Args:
+        prompts: The prompt set; no model is needed.
+        seed: The seed of the run, which names the cycle.
+        layers: Numbers of the blocks, from 0.
+        positions: Content positions, all by default.
+        micro: As in `exact_emergence`.
+
+    Raises:
+        SettingError: As `exact_emergence`.
+
+    Cost: that of `exact_emergence`.
+
+    Example:
+        >>> float(exact_deranged(from_tokens(tokens), seed=0, layers=[1]).macro[0, -1])  # 8 prompts
+        3.0
+    """
+    layers = _checked_layers(layers)
+    check_micro(micro)
+    wanted = indices("position", positions, prompts.n_positions)
+    tokens = prompts.tokens[:, : max(wanted) + 1]
+    other = derangement(len(tokens), integer("seed", seed))
+    prefixes, single = prefix_ids(tokens), tokens.t()
+    values = [
+        torch.tensor([shared_bits(x, y[other]) for x, y in zip(of_x, of_y, strict=True)], dtype=torch.float64)
+        for of_x, of_y in ((prefixes, prefixes), (single, prefixes), (single, single))
+    ]
+    return _ceiling(values[0], values[1], values[2], layers, wanted, micro)
 
 
 def exact_population(
@@ -99,7 +143,7 @@ def exact_population(
             for rows in (prefix_ids(prompts.tokens[:, :last]), prompts.tokens[:, :last].t())
         ]
         prefix, token = (torch.tensor(values, dtype=torch.float64) for values in estimated)
-    return _ceiling(prefix, token, layers, wanted, "alone")
+    return _ceiling(prefix, token, token, layers, wanted, "alone")
 
 
 def check_micro(micro: str) -> None:
@@ -120,15 +164,17 @@ def _entropies(ids: Int[Tensor, "pos prompt"]) -> Float[Tensor, " pos"]:
 
 
 def _ceiling(
-    prefix: Float[Tensor, " pos"],
+    later: Float[Tensor, " pos"],
+    first: Float[Tensor, " pos"],
     token: Float[Tensor, " pos"],
     layers: Sequence[int],
     positions: tuple[int, ...],
     micro: str,
 ) -> Ceiling:
+    """Put the macro values of later blocks and of block 0, and the micro values of tokens, together."""
     alone = token if micro == "alone" else token[:1].expand(len(token))
     mean = alone.cumsum(0) / torch.arange(1, len(alone) + 1)
-    macro = torch.stack([prefix if layer > 0 else token for layer in layers])
+    macro = torch.stack([later if layer > 0 else first for layer in layers])
     chosen = list(positions)
     per_layer = repeat(torch.stack([alone, mean]), "kind pos -> kind layer pos", layer=len(layers))
     return Ceiling(macro[:, chosen], per_layer[0][:, chosen], (macro - per_layer[1])[:, chosen])

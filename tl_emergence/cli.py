@@ -42,7 +42,8 @@ def run(
     sigma: Annotated[list[float] | None, typer.Option(help="Noise level; repeat for several.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="read, unit, resid; repeat for several.")] = None,
     control: Annotated[
-        list[str] | None, typer.Option(help="shuffled_weights, shuffled_tokens; repeat for both.")
+        list[str] | None,
+        typer.Option(help="shuffled_weights, shuffled_tokens, deranged; repeat for several."),
     ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Block to score; repeat; all by default.")] = None,
     position: Annotated[

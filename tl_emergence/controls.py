@@ -1,4 +1,4 @@
-"""The states of a model and of its controls: weights shuffled, tokens shuffled."""
+"""The states of a model and of its controls: weights shuffled, tokens shuffled, states deranged."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.interface import generator_for
 from tl_emergence.prompts.prompt_set import PromptSet
 
-CONTROLS = ("shuffled_weights", "shuffled_tokens")
+CONTROLS = ("shuffled_weights", "shuffled_tokens", "deranged")
 """The names that `controls=` knows."""
 
+WITHOUT_MODEL = ("deranged",)
+"""Those that are made of the states of the model itself, and run nothing."""
 
-def check_controls(controls: Sequence[str]) -> None:
-    """Raise SettingError unless every control is known."""
+
+def check_controls(controls: Sequence[str], known: Sequence[str] = CONTROLS) -> None:
+    """Raise SettingError unless every control is known, and one of those that can be had."""
     if isinstance(controls, str) or not isinstance(controls, Sequence):
         raise SettingError(
             "controls is not a sequence of names",
             seen=repr(controls),
-            expected=f"a sequence of some of {list(CONTROLS)}",
-            fix="Pass controls=('shuffled_weights',), or leave it out for none.",
+            expected=f"a sequence of some of {list(known)}",
+            fix=f"Pass controls=({known[0]!r},), or leave it out for none.",
         )
     for name in controls:
         if name not in CONTROLS:
             raise unknown_name("control", name, CONTROLS)
+        if name not in known:
+            raise SettingError(
+                "a control that needs the model",
+                seen=repr(name),
+                expected=f"some of {list(known)}",
+                fix="Call information_emergence(model, prompts, controls=...), which runs it.",
+            )
 
 
 def captured(

@@ -19,12 +19,13 @@ from tl_emergence.capture.checks import indices
 from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.spaces import Space
 from tl_emergence.capture.states import CapturedStates
-from tl_emergence.ceiling import Micro
+from tl_emergence.ceiling import Micro, exact_deranged
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer
-from tl_emergence.controls import captured, check_controls
+from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
+from tl_emergence.estimators.deranged import DerangedEstimator
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
-from tl_emergence.question import ask, is_one_number
+from tl_emergence.question import Question, ask, is_one_number
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
 from tl_emergence.scoring import score
 
@@ -37,6 +38,7 @@ class _Settings(TypedDict, total=False):
     """What both functions take besides sigma and space; for type checkers."""
 
     estimator: str
+    controls: Sequence[str]
     layers: Sequence[int] | None
     positions: Sequence[int] | None
     micro: Micro
@@ -44,13 +46,13 @@ class _Settings(TypedDict, total=False):
     progress: bool
     draws: int | None
     components: int | None
+    folds: int
     steps: int
     segment: int
     rows: int | None
 
 
 class _RunSettings(_Settings, total=False):
-    controls: Sequence[str]
     prepend_bos: bool | None
     bos_token_id: int | None
     batch_size: int
@@ -129,7 +131,8 @@ def information_emergence(
         positions: Content positions, all by default; negative numbers count from the end.
         controls: "shuffled_weights" (entries of every weight matrix permuted, restored afterwards) and
             "shuffled_tokens" (tokens of each position permuted across prompts). Neither is expected to be
-            0; each result carries its own ceiling.
+            0; each result carries its own ceiling. "deranged" pairs each state with the next one of another
+            prompt, from the same states: what to expect is in its `settings["null_means"]`.
         micro: "alone" runs each token behind BOS alone; "first" takes micro[l,t] = macro[l,0], as the
             reference implementation of the paper does.
         prepend_bos: Put BOS before every prompt and single token; the model's own habit by default.
@@ -139,8 +142,8 @@ def information_emergence(
         workdir: Keep finished parts there, so that a run that was stopped goes on; delete it afterwards.
             Not together with hooks of your own: no record could tell whether they are still the same.
         progress: Show progress bars on standard error.
-        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`, `steps`,
-            `segment` and `rows` for `mine_paper`).
+        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`,
+            `components` and `folds` for `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
 
     Returns:
         An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces.
@@ -165,6 +168,7 @@ def information_emergence(
     prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
     question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls)
+    controls = tuple(dict.fromkeys(controls))
     capture_settings = {
         "layers": indices("layer", layers, compat.n_layers(model)),
         "positions": indices("position", positions, prompt_set.n_positions),
@@ -185,29 +189,17 @@ def information_emergence(
         }
         workspace = Workspace(Path(workdir), request)
     spaces = question.spaces
+    device = compat.estimation_device(model)
     runs: dict[str, dict[str, list[EmergenceResult]]] = {}
-    for run in ("model", *dict.fromkeys(controls)):
+    for run in ("model", *(name for name in controls if name not in WITHOUT_MODEL)):
         settings = {**capture_settings, "spaces": spaces or ()}
         states = captured(model, prompt_set, run, question.seed, workspace, progress, settings)
         if spaces is None:
             spaces = _default_spaces(states, stacklevel=3)
-        runs[run] = {
-            name: score(
-                states,
-                estimator=question.estimator,
-                sigmas=question.sigmas,
-                space=name,
-                seed=question.seed,
-                micro=micro,
-                options=question.options,
-                workspace=workspace,
-                part=run,
-                device=compat.estimation_device(model),
-                progress=progress,
-            )
-            for name in spaces
-        }
+        for part in (run, *(name for name in controls if run == "model" and name in WITHOUT_MODEL)):
+            runs[part] = _scored(states, question, spaces, workspace, part, device, progress)
         del states  # their memory and files, before the next run captures its own
+    runs = {run: runs[run] for run in ("model", *controls)}
     return _assembled(runs, question.sigmas, sigma, space)
 
 
@@ -258,6 +250,7 @@ def information_emergence_from_cache(
     space: Space | Sequence[Space] | None = None,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
+    controls: Sequence[str] = (),
     micro: Micro = "alone",
     seed: int = 0,
     progress: bool = False,
@@ -281,6 +274,7 @@ def information_emergence_from_cache(
         space: Coordinates.
         layers: Blocks.
         positions: Content positions.
+        controls: "deranged", the one that needs no model.
         micro: "alone" or "first".
         seed: Seed of every random draw.
         progress: Show progress bars.
@@ -303,6 +297,8 @@ def information_emergence_from_cache(
     """
     prompt_set = tokens if isinstance(tokens, PromptSet) else from_tokens(tokens)
     question = ask(estimator, sigma, space, micro, seed, options)
+    check_controls(controls, WITHOUT_MODEL)
+    controls = tuple(dict.fromkeys(controls))
     states = states_from_cache(
         cache,
         micro_cache,
@@ -315,23 +311,53 @@ def information_emergence_from_cache(
         attention_mask=attention_mask,
         spaces=question.spaces or (),
     )
+    spaces = question.spaces or _default_spaces(states, stacklevel=3)
+    runs = {
+        part: _scored(states, question, spaces, Workspace(None, {}), part, torch.device("cpu"), progress)
+        for part in ("model", *controls)
+    }
+    return _assembled(runs, question.sigmas, sigma, space)
+
+
+def _scored(
+    states: CapturedStates,
+    question: Question,
+    spaces: Sequence[Space],
+    workspace: Workspace,
+    part: str,
+    device: torch.device,
+    progress: bool,
+) -> dict[str, list[EmergenceResult]]:
+    """Score the states of one run in every space: as they are, or deranged."""
+    estimator, exact = question.estimator, None
+    if part == "deranged":
+        estimator = DerangedEstimator(estimator)
+        exact = exact_deranged(
+            states.prompts,
+            seed=question.seed,
+            layers=states.layers,
+            positions=states.positions,
+            micro=question.micro,
+        )
     scored = {
         name: score(
             states,
-            estimator=question.estimator,
+            estimator=estimator,
             sigmas=question.sigmas,
             space=name,
             seed=question.seed,
-            micro=micro,
+            micro=question.micro,
             options=question.options,
-            workspace=Workspace(None, {}),
-            part="model",
-            device=torch.device("cpu"),
+            workspace=workspace,
+            part=part,
+            device=device,
             progress=progress,
         )
-        for name in question.spaces or _default_spaces(states, stacklevel=3)
+        for name in spaces
     }
-    return _assembled({"model": scored}, question.sigmas, sigma, space)
+    if exact is None:
+        return scored
+    return {name: [replace(found, exact=exact) for found in results] for name, results in scored.items()}
 
 
 def _assembled(

@@ -25,6 +25,7 @@ Metric = Literal["emergence", "macro", "micro"]
 _CONTROL_STYLE = {
     "shuffled_weights": ("weights shuffled", "--"),
     "shuffled_tokens": ("tokens shuffled", "-."),
+    "deranged": ("deranged", ":"),
 }
 _EXACT = {
     "emergence": "exact (no noise)",

@@ -52,7 +52,8 @@ class EmergenceResult:
         n_prompts: Number of prompts.
         cap_bits: log2 of the prompts where the estimator cannot exceed it, else None.
         closest: Smallest distance between states of distinct prefixes, for h_l (first) and h_{l+1} of
-            each block, in the measured space; 0 is a collision, infinity means a single prefix.
+            each block, in the measured space; 0 is a collision, infinity means a single prefix, NaN not
+            looked for.
         subsamples: The scores at N/2 and N/4, where the estimator gives them.
         macro_pointwise: Contribution of each prompt to `macro`, where the estimator gives it.
         micro_pointwise: The same for `micro`.

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
     from tl_emergence.results import EmergenceResult
 
-_CONTROL_NAMES = {"shuffled_weights": "weight-shuffled", "shuffled_tokens": "token-shuffled"}
+_CONTROL_NAMES = {
+    "shuffled_weights": "weight-shuffled",
+    "shuffled_tokens": "token-shuffled",
+    "deranged": "deranged",
+}
+_GAUSSIAN = ("gaussian", "vinfo")
 
 
 def result_rows(result: EmergenceResult) -> pd.DataFrame:
@@ -138,7 +143,14 @@ def caveats(result: EmergenceResult) -> list[str]:
             "of prompts is measured, not the model."
         )
     full = int(result.at_ceiling.sum())
-    if full > saturated:
+    above = int((result.macro > result.exact.macro + 0.01).sum())
+    if result.estimator in _GAUSSIAN:
+        if above:
+            lines.append(
+                f"{above} of {result.macro.numel()} macro values exceed their exact value, as they may: a "
+                "Gaussian model counts what separates states, however few there are to be told apart."
+            )
+    elif full > saturated:
         lines.append(
             f"{full} of {result.macro.numel()} macro values are above 0.9 of their exact value: there the "
             "prompt set is measured, not the model."
@@ -151,6 +163,12 @@ def caveats(result: EmergenceResult) -> list[str]:
     if not result.controls:
         lines.append("No control was run: a number without its control is not a result.")
     for name, control in result.controls.items():
+        if name == "deranged":
+            lines.append(
+                "The deranged control pairs each state with the next one of another prompt. Expected of its "
+                f"macro and micro: {control.settings.get('null_means', 'see the estimator')}."
+            )
+            continue
         lines.append(
             f"The {_CONTROL_NAMES.get(name, name)} control is not expected to be 0: its own exact value at "
             f"the last position is {float(control.exact.emergence[-1, -1]):.3f} bits."

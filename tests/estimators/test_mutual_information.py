@@ -10,7 +10,6 @@ import torch
 
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators import ESTIMATORS, mutual_information
-from tl_emergence.estimators.mutual_information import _deranged
 
 GOOD = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 QUICK: dict[str, dict[str, Any]] = {"mine_paper": {"steps": 20}}
@@ -83,15 +82,8 @@ def test_the_null_check_says_what_it_found_and_what_to_expect(estimator: str) ->
     expected = found.settings["null_means"]
     if estimator == "exact":
         assert found.null.bits == pytest.approx(math.log2(40)) and "bijection" in expected
-    if estimator == "gaussian":
+    if estimator in ("gaussian", "vinfo"):
         assert found.bits > 4 and abs(found.null.bits) <= 4 * found.null.stderr and "0, up to" in expected
     assert (
         mutual_information(GOOD, GOOD.flip(0), estimator=estimator, **QUICK.get(estimator, {})).null is None
     )
-
-
-@pytest.mark.parametrize("n", [2, 3, 50])
-def test_a_derangement_leaves_no_row_in_its_place(n: int) -> None:
-    y = torch.arange(float(n))[:, None]
-    moved = _deranged(y, 1)
-    assert bool((moved != y).all()) and torch.equal(moved.sort(dim=0).values, y)

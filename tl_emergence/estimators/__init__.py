@@ -1,5 +1,6 @@
 """Estimators of mutual information, behind one interface. They know tensors only."""
 
+from tl_emergence.estimators.deranged import DerangedEstimator, derangement
 from tl_emergence.estimators.exact import ExactEstimator, entropy_bits, miller_madow_bits
 from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import ChainEstimate, Direction, Estimate, Estimator, StateChain
@@ -7,10 +8,13 @@ from tl_emergence.estimators.mine_paper import MinePaperEstimator, published_sec
 from tl_emergence.estimators.mutual_information import mutual_information
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.registry import ESTIMATORS, get_estimator
+from tl_emergence.estimators.usable_information import usable_information
+from tl_emergence.estimators.vinfo import VinfoEstimator
 
 __all__ = [
     "ESTIMATORS",
     "ChainEstimate",
+    "DerangedEstimator",
     "Direction",
     "Estimate",
     "Estimator",
@@ -19,9 +23,12 @@ __all__ = [
     "MinePaperEstimator",
     "NoiseEstimator",
     "StateChain",
+    "VinfoEstimator",
+    "derangement",
     "entropy_bits",
     "get_estimator",
     "miller_madow_bits",
     "mutual_information",
     "published_seconds",
+    "usable_information",
 ]

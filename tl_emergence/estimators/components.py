@@ -1,12 +1,15 @@
-"""Principal components of weighted rows, with their rank."""
+"""Principal components of weighted rows, with their rank, and the same with a noise floor."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from tl_emergence.estimators.interface import StateChain, generator_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +60,32 @@ def principal_components(
     kept = rank if most is None else min(rank, most)
     share = float(variances[:kept].sum() / variances.sum())
     return PrincipalComponents(centred @ directions[:, :kept], rank, share)
+
+
+def noise_like(
+    rows: Float[Tensor, "sample component"], seed: int, *label: object
+) -> Float[Tensor, "sample component"]:
+    """Return standard normal draws for every sample and component, named by the label."""
+    return torch.randn(*rows.shape, generator=generator_for(seed, "gaussian", *label)).to(rows)
+
+
+def noisy_components(
+    chain: StateChain,
+    t: int,
+    rows: Int[Tensor, " sample"],
+    sigmas: Sequence[float],
+    seed: int,
+    components: int | None,
+) -> Iterator[list[Float[Tensor, "sample component"]]]:
+    """Yield, for every sigma, the components of every state for the samples of a series, noise added.
+
+    The draws are named by chain, series and state: estimators that read states this way see the same ones.
+    """
+    plain, noise = [], []
+    for number, x in zip(chain.numbers, chain.states, strict=True):
+        weights = torch.bincount(rows, minlength=len(x)).double() / len(rows)
+        plain.append(principal_components(x, weights, components).rows[rows.to(x.device)].cpu())
+        # Scaled, not redrawn, across sigmas; named by the state, whatever else is measured with it.
+        noise.append(noise_like(plain[-1], seed, chain.name, t, number))
+    for sigma in sigmas:
+        yield [x + sigma * z for x, z in zip(plain, noise, strict=True)]

@@ -37,6 +37,18 @@ def entropy_bits(ids: Int[Tensor, " row"]) -> float:
     return math.log2(n) - float((counts * counts.log2()).sum()) / n
 
 
+def shared_bits(ids_x: Int[Tensor, " row"], ids_y: Int[Tensor, " row"]) -> float:
+    """Return the plug-in information H(x) + H(y) - H(x, y) of paired identities, in bits.
+
+    Example:
+        >>> import torch
+        >>> shared_bits(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 5, 7, 9]))
+        1.0
+    """
+    joint = ids_x * (int(ids_y.max()) + 1) + ids_y
+    return max(0.0, entropy_bits(ids_x) + entropy_bits(ids_y) - entropy_bits(joint))
+
+
 def miller_madow_bits(ids: Int[Tensor, " row"]) -> float:
     """Estimate the entropy of the population behind a sample of identities, in bits.
 
@@ -130,8 +142,7 @@ class ExactEstimator:
         """Return the information between the identities of the rows of x and those of y."""
         self.check((sigma,), {})
         ids_x, ids_y = row_ids(x), row_ids(y)
-        joint = ids_x * (int(ids_y.max()) + 1) + ids_y
-        bits = max(0.0, entropy_bits(ids_x) + entropy_bits(ids_y) - entropy_bits(joint))
+        bits = shared_bits(ids_x, ids_y)
         settings = {
             "estimator": self.name,
             "distinct_x": int(ids_x.max()) + 1,
@@ -147,10 +158,8 @@ class ExactEstimator:
         ids = [row_ids(states) for states in chain.states]
         bits = torch.zeros(len(sigmas), len(chain.pairs), len(chain.rows), dtype=torch.float64)
         for k, (i, j) in enumerate(chain.pairs):
-            joint = ids[i] * (int(ids[j].max()) + 1) + ids[j]
             for t, rows in enumerate(chain.rows):
-                parts = (entropy_bits(ids[i][rows]), entropy_bits(ids[j][rows]), entropy_bits(joint[rows]))
-                bits[:, k, t] = max(0.0, parts[0] + parts[1] - parts[2])
+                bits[:, k, t] = shared_bits(ids[i][rows], ids[j][rows])
         return ChainEstimate(
             bits=bits,
             stderr=torch.zeros_like(bits),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, StateError
-from tl_emergence.estimators.components import principal_components
+from tl_emergence.estimators.components import noise_like, noisy_components, principal_components
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
 
@@ -74,7 +74,7 @@ class GaussianEstimator:
         parts = [principal_components(m, weights, components) for m in (x, y)]
         sides = ("x", "y")
         features = [
-            part.rows + sigma * _noise(part.rows, seed, "pair", side)
+            part.rows + sigma * noise_like(part.rows, seed, "pair", side)
             for part, side in zip(parts, sides, strict=True)
         ]
         settings = {
@@ -114,7 +114,7 @@ class GaussianEstimator:
         least = torch.zeros(shape, dtype=torch.float64)
         subsamples = {size: torch.zeros(shape, dtype=torch.float64) for size in sizes}
         for t, rows in enumerate(chain.rows):
-            for s, features in enumerate(_features(chain, t, rows, sigmas, seed, components)):
+            for s, features in enumerate(noisy_components(chain, t, rows, sigmas, seed, components)):
                 for k, (i, j) in enumerate(chain.pairs):
                     x, y = features[i], features[j]
                     if 0 in (x.shape[1], y.shape[1]):
@@ -133,7 +133,7 @@ class GaussianEstimator:
             direction="none",
             pointwise=None,
             subsamples=subsamples,
-            closest=torch.tensor([_collision(x) for x in chain.states], dtype=torch.float64),
+            closest=torch.tensor([collision(x) for x in chain.states], dtype=torch.float64),
             replicates=replicates,
             settings={"estimator": self.name, "components": components},
         )
@@ -204,29 +204,6 @@ def _log_det(a: Float[Tensor, "batch k k"]) -> Float[Tensor, " batch"]:
     return torch.where(singular, -math.inf, 2 * (pivots.log().sum(dim=-1) + scale.log().sum(dim=-1)))
 
 
-def _noise(like: Float[Tensor, "sample component"], seed: int, *label: object) -> Tensor:
-    return torch.randn(*like.shape, generator=generator_for(seed, "gaussian", *label)).to(like)
-
-
-def _features(
-    chain: StateChain,
-    t: int,
-    rows: Int[Tensor, " sample"],
-    sigmas: Sequence[float],
-    seed: int,
-    components: int | None,
-) -> Iterator[list[Float[Tensor, "sample component"]]]:
-    """Yield, for every sigma, the components of every state for the samples of a series, noise added."""
-    plain, noise = [], []
-    for number, x in zip(chain.numbers, chain.states, strict=True):
-        weights = torch.bincount(rows, minlength=len(x)).double() / len(rows)
-        plain.append(principal_components(x, weights, components).rows[rows.to(x.device)].cpu())
-        # Scaled, not redrawn, across sigmas; named by the state, whatever else is measured with it.
-        noise.append(_noise(plain[-1], seed, chain.name, t, number))
-    for sigma in sigmas:
-        yield [x + sigma * z for x, z in zip(plain, noise, strict=True)]
-
-
-def _collision(x: Float[Tensor, "row d"]) -> float:
+def collision(x: Float[Tensor, "row d"]) -> float:
     """Return 0 if two rows are the same, else NaN: no distances are computed here."""
     return 0.0 if len(x.unique(dim=0)) < len(x) else math.nan

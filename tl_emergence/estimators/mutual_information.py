@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import StateError
-from tl_emergence.estimators.interface import Estimate, generator_for
+from tl_emergence.estimators.deranged import DerangedEstimator
+from tl_emergence.estimators.interface import Estimate
 from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 
 
@@ -35,8 +36,8 @@ def mutual_information(
         seed: Seed of every random draw. Global random state is not touched.
         null: Estimate once more with the rows of y deranged (no row keeps its partner): `.null` of the
             result, and what to expect of it in `.settings["null_means"]`.
-        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`, `steps`,
-            `segment` and `rows` for `mine_paper`).
+        options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`,
+            `components` and `folds` for `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
 
     Returns:
         The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.
@@ -55,7 +56,7 @@ def mutual_information(
     level = chosen.default_sigma if sigma is None else number("sigma", sigma)
     seed = integer("seed", seed)
     check_settings(chosen, (level,), options)
-    x, y = _checked("x", x), _checked("y", y)
+    x, y = checked_rows("x", x), checked_rows("y", y)
     if len(x) != len(y):
         raise StateError(
             "x and y are not paired",
@@ -76,19 +77,12 @@ def mutual_information(
     found = chosen.pair(x, y, sigma=level, seed=seed, **options)
     if not null:
         return found
-    deranged = chosen.pair(x, _deranged(y, seed), sigma=level, seed=seed, **options)
+    deranged = DerangedEstimator(chosen).pair(x, y, sigma=level, seed=seed, **options)
     return replace(found, null=deranged, settings={**found.settings, "null_means": chosen.null_means})
 
 
-def _deranged(y: Float[Tensor, "sample d_y"], seed: int) -> Float[Tensor, "sample d_y"]:
-    """Give every row another one's values, in one seeded cycle through all of them."""
-    order = torch.randperm(len(y), generator=generator_for(seed, "null"))
-    out = torch.empty_like(y)
-    out[order] = y[order.roll(1)]
-    return out
-
-
-def _checked(name: str, x: Tensor) -> Tensor:
+def checked_rows(name: str, x: Tensor) -> Tensor:
+    """Return a matrix in float32 or float64, or raise StateError for anything else than finite float rows."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise StateError(
             f"{name} is not a float tensor",

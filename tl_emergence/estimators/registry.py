@@ -12,10 +12,17 @@ from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import Estimator
 from tl_emergence.estimators.mine_paper import MinePaperEstimator
 from tl_emergence.estimators.noise import NoiseEstimator
+from tl_emergence.estimators.vinfo import VinfoEstimator
 
 ESTIMATORS: dict[str, Estimator] = {
     found.name: found
-    for found in (ExactEstimator(), NoiseEstimator(), GaussianEstimator(), MinePaperEstimator())
+    for found in (
+        ExactEstimator(),
+        NoiseEstimator(),
+        GaussianEstimator(),
+        VinfoEstimator(),
+        MinePaperEstimator(),
+    )
 }
 """Every estimator that `estimator=` knows."""
 
