@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -23,6 +23,7 @@ from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer
 from tl_emergence.controls import captured, check_controls
+from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
 from tl_emergence.question import ask, is_one_number
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
@@ -40,6 +41,7 @@ class _Settings(TypedDict, total=False):
     layers: Sequence[int] | None
     positions: Sequence[int] | None
     micro: Micro
+    geometry: bool | GeometrySettings
     seed: int
     progress: bool
     draws: int | None
@@ -101,6 +103,7 @@ def information_emergence(
     positions: Sequence[int] | None = None,
     controls: Sequence[str] = (),
     micro: Micro = "alone",
+    geometry: bool | GeometrySettings = False,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
     batch_size: int = 128,
@@ -132,6 +135,9 @@ def information_emergence(
             0; each result carries its own ceiling.
         micro: "alone" runs each token behind BOS alone; "first" takes micro[l,t] = macro[l,0], as the
             reference implementation of the paper does.
+        geometry: Also measure effective rank, participation ratio, prompt entropy, norm, cosine to the
+            previous layer and the criteria Psi, Delta and Gamma of every block and position, in the same
+            space: `result.geometry`, and columns of the data frame. `GeometrySettings` to change how.
         prepend_bos: Put BOS before every prompt and single token; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
         batch_size: Prompts a forward pass.
@@ -154,7 +160,8 @@ def information_emergence(
 
     Cost: one forward pass without unembedding over the distinct prompts (and one more a control), then
     the estimator's: for `noise` with N distinct prefixes 2 (1 + draws) N^2 d operations a state and
-    position. The model is left bit for bit as it was, whatever happens.
+    position. That of the geometry is said by `tl_emergence.geometry.companion_geometry`. The model is left
+    bit for bit as it was, whatever happens.
 
     Example:
         >>> result = information_emergence(model, tokens, seed=0)
@@ -164,6 +171,7 @@ def information_emergence(
     compat.check_model(model)
     prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
     question = ask(estimator, sigma, space, micro, seed, options)
+    described = asked_geometry(geometry, len(prompt_set))
     check_controls(controls)
     capture_settings = {
         "layers": indices("layer", layers, compat.n_layers(model)),
@@ -180,6 +188,7 @@ def information_emergence(
             "prompts": prompt_set.content_hash,
             **question.settings(),
             "controls": sorted(controls),
+            "geometry": None if described is None else asdict(described),
             "tl_emergence": compat.package_version("tl-emergence"),
             **capture_settings,
         }
@@ -204,6 +213,7 @@ def information_emergence(
                 part=run,
                 device=compat.estimation_device(model),
                 progress=progress,
+                geometry=described,
             )
             for name in spaces
         }
@@ -259,6 +269,7 @@ def information_emergence_from_cache(
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
     micro: Micro = "alone",
+    geometry: bool | GeometrySettings = False,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -282,6 +293,7 @@ def information_emergence_from_cache(
         layers: Blocks.
         positions: Content positions.
         micro: "alone" or "first".
+        geometry: True or `GeometrySettings` for the geometry of the states beside their information.
         seed: Seed of every random draw.
         progress: Show progress bars.
         options: What the estimator takes besides.
@@ -303,6 +315,7 @@ def information_emergence_from_cache(
     """
     prompt_set = tokens if isinstance(tokens, PromptSet) else from_tokens(tokens)
     question = ask(estimator, sigma, space, micro, seed, options)
+    described = asked_geometry(geometry, len(prompt_set))
     states = states_from_cache(
         cache,
         micro_cache,
@@ -328,6 +341,7 @@ def information_emergence_from_cache(
             part="model",
             device=torch.device("cpu"),
             progress=progress,
+            geometry=described,
         )
         for name in question.spaces or _default_spaces(states, stacklevel=3)
     }
