@@ -6,7 +6,7 @@ Where in a transformer do tokens become more than the sum of their parts?
 import importlib
 from typing import TYPE_CHECKING
 
-from tl_emergence import capture, errors, estimators, models, prompts
+from tl_emergence import capture, errors, estimators, geometry, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
 from tl_emergence.emergence import (
@@ -38,6 +38,7 @@ __all__ = [
     "estimators",
     "exact_emergence",
     "exact_population",
+    "geometry",
     "information_emergence",
     "information_emergence_from_cache",
     "load_result",

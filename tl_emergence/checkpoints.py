@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import ChainEstimate
@@ -58,10 +59,9 @@ class Workspace:
 
     def load(self, part: str) -> ChainEstimate | None:
         """Return a finished part, or None when it is not there."""
-        if self.folder is None or not exists(self._path(part)):
+        tensors = self.load_tensors(part)
+        if tensors is None:
             return None
-        path = self._path(part)
-        tensors = tensors_from_bytes(read_bytes(path), path)
         header = json.loads(bytes(tensors.pop("header").tolist()))
         return ChainEstimate(
             bits=tensors["bits"],
@@ -90,7 +90,19 @@ class Workspace:
         tensors = {n: getattr(estimate, n) for n in names if getattr(estimate, n) is not None}
         tensors |= {f"subsample.{n}": t for n, t in estimate.subsamples.items()}
         tensors["header"] = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
-        write_atomically(self._path(part), tensors_to_bytes(tensors))
+        self.save_tensors(part, tensors)
+
+    def load_tensors(self, part: str) -> dict[str, Tensor] | None:
+        """Return a finished part that is tensors only, or None when it is not there."""
+        if self.folder is None or not exists(self._path(part)):
+            return None
+        path = self._path(part)
+        return tensors_from_bytes(read_bytes(path), path)
+
+    def save_tensors(self, part: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a finished part that is tensors only."""
+        if self.folder is not None:
+            write_atomically(self._path(part), tensors_to_bytes(dict(tensors)))
 
     def _path(self, part: str) -> Path:
         assert self.folder is not None

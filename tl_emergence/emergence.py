@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -24,6 +24,7 @@ from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer
 from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
 from tl_emergence.estimators.deranged import DerangedEstimator
+from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
 from tl_emergence.question import Question, ask, is_one_number
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
@@ -42,6 +43,7 @@ class _Settings(TypedDict, total=False):
     layers: Sequence[int] | None
     positions: Sequence[int] | None
     micro: Micro
+    geometry: bool | GeometrySettings
     seed: int
     progress: bool
     draws: int | None
@@ -103,6 +105,7 @@ def information_emergence(
     positions: Sequence[int] | None = None,
     controls: Sequence[str] = (),
     micro: Micro = "alone",
+    geometry: bool | GeometrySettings = False,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
     batch_size: int = 128,
@@ -135,6 +138,9 @@ def information_emergence(
             prompt, from the same states: what to expect is in its `settings["null_means"]`.
         micro: "alone" runs each token behind BOS alone; "first" takes micro[l,t] = macro[l,0], as the
             reference implementation of the paper does.
+        geometry: Also measure effective rank, participation ratio, prompt entropy, norm, cosine to the
+            previous layer and the criteria Psi, Delta and Gamma of every block and position, in the same
+            space: `result.geometry`, and columns of the data frame. `GeometrySettings` to change how.
         prepend_bos: Put BOS before every prompt and single token; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
         batch_size: Prompts a forward pass.
@@ -157,7 +163,8 @@ def information_emergence(
 
     Cost: one forward pass without unembedding over the distinct prompts (and one more a control), then
     the estimator's: for `noise` with N distinct prefixes 2 (1 + draws) N^2 d operations a state and
-    position. The model is left bit for bit as it was, whatever happens.
+    position. That of the geometry is said by `tl_emergence.geometry.companion_geometry`. The model is left
+    bit for bit as it was, whatever happens.
 
     Example:
         >>> result = information_emergence(model, tokens, seed=0)
@@ -167,6 +174,7 @@ def information_emergence(
     compat.check_model(model)
     prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
     question = ask(estimator, sigma, space, micro, seed, options)
+    described = asked_geometry(geometry, len(prompt_set))
     check_controls(controls)
     controls = tuple(dict.fromkeys(controls))
     capture_settings = {
@@ -184,6 +192,7 @@ def information_emergence(
             "prompts": prompt_set.content_hash,
             **question.settings(),
             "controls": sorted(controls),
+            "geometry": None if described is None else asdict(described),
             "tl_emergence": compat.package_version("tl-emergence"),
             **capture_settings,
         }
@@ -197,7 +206,7 @@ def information_emergence(
         if spaces is None:
             spaces = _default_spaces(states, stacklevel=3)
         for part in (run, *(name for name in controls if run == "model" and name in WITHOUT_MODEL)):
-            runs[part] = _scored(states, question, spaces, workspace, part, device, progress)
+            runs[part] = _scored(states, question, spaces, workspace, part, device, progress, described)
         del states  # their memory and files, before the next run captures its own
     runs = {run: runs[run] for run in ("model", *controls)}
     return _assembled(runs, question.sigmas, sigma, space)
@@ -252,6 +261,7 @@ def information_emergence_from_cache(
     positions: Sequence[int] | None = None,
     controls: Sequence[str] = (),
     micro: Micro = "alone",
+    geometry: bool | GeometrySettings = False,
     seed: int = 0,
     progress: bool = False,
     **options: Any,
@@ -276,6 +286,7 @@ def information_emergence_from_cache(
         positions: Content positions.
         controls: "deranged", the one that needs no model.
         micro: "alone" or "first".
+        geometry: True or `GeometrySettings` for the geometry of the states beside their information.
         seed: Seed of every random draw.
         progress: Show progress bars.
         options: What the estimator takes besides.
@@ -299,6 +310,7 @@ def information_emergence_from_cache(
     question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls, WITHOUT_MODEL)
     controls = tuple(dict.fromkeys(controls))
+    described = asked_geometry(geometry, len(prompt_set))
     states = states_from_cache(
         cache,
         micro_cache,
@@ -313,7 +325,9 @@ def information_emergence_from_cache(
     )
     spaces = question.spaces or _default_spaces(states, stacklevel=3)
     runs = {
-        part: _scored(states, question, spaces, Workspace(None, {}), part, torch.device("cpu"), progress)
+        part: _scored(
+            states, question, spaces, Workspace(None, {}), part, torch.device("cpu"), progress, described
+        )
         for part in ("model", *controls)
     }
     return _assembled(runs, question.sigmas, sigma, space)
@@ -327,6 +341,7 @@ def _scored(
     part: str,
     device: torch.device,
     progress: bool,
+    geometry: GeometrySettings | None,
 ) -> dict[str, list[EmergenceResult]]:
     """Score the states of one run in every space: as they are, or deranged."""
     estimator, exact = question.estimator, None
@@ -352,6 +367,7 @@ def _scored(
             part=part,
             device=device,
             progress=progress,
+            geometry=geometry if part != "deranged" else None,  # its states are those of the model
         )
         for name in spaces
     }

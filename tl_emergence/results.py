@@ -14,6 +14,7 @@ from torch import Tensor
 from tl_emergence.ceiling import Ceiling
 from tl_emergence.errors import SettingError, unknown_key
 from tl_emergence.estimators.interface import SATURATED_ABOVE
+from tl_emergence.geometry import Geometry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,7 @@ class EmergenceResult:
         macro_pointwise: Contribution of each prompt to `macro`, where the estimator gives it.
         micro_pointwise: The same for `micro`.
         controls: Results of the controls, by name.
+        geometry: Dimension, norm, cosine, prompt entropy and emergence criteria, where they were asked for.
         settings: Everything else needed to repeat the run: JSON values only.
     """
 
@@ -81,6 +83,7 @@ class EmergenceResult:
     micro_pointwise: Float[Tensor, "layer pos prompt"] | None = None
     controls: Mapping[str, EmergenceResult] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Geometry | None = None
 
     @property
     def estimator(self) -> str:
@@ -129,6 +132,8 @@ class EmergenceResult:
 
         Columns: model, prompts, estimator, space, sigma, control ("" for the model itself), layer, pos,
         label, metric, value, stderr, exact, cap_bits, saturated (of macro or micro; either for emergence).
+        With `geometry=True` also the quantities of `Geometry` by their names, the same in all three rows of
+        a layer and position, whatever the sigma.
         """
         from tl_emergence.tables import result_rows
 

@@ -29,12 +29,13 @@ from tl_emergence.files import (
     to_json,
     write_atomically,
 )
+from tl_emergence.geometry.companion import GEOMETRY_NAMES, Geometry
 from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison, Subsample
 
 _FORMAT = "tl_emergence result"
 _VERSION = 1
 _PLAIN = ("layers", "positions", "labels", "n_prompts", "cap_bits", "settings")
-_OTHER = ("exact", "subsamples", "controls")
+_OTHER = ("exact", "subsamples", "controls", "geometry")
 _TENSORS = tuple(f.name for f in fields(EmergenceResult) if f.name not in (*_PLAIN, *_OTHER))
 
 
@@ -127,6 +128,8 @@ def _describe_one(result: EmergenceResult, prefix: str, tensors: dict[str, Tenso
     for part in result.subsamples:
         tensors[f"{prefix}subsample-{part.n_prompts}/macro"] = part.macro
         tensors[f"{prefix}subsample-{part.n_prompts}/emergence"] = part.emergence
+    if result.geometry is not None:
+        tensors |= {f"{prefix}geometry/{name}": found for name, found in result.geometry.tensors().items()}
     controls = {
         name: _describe_one(control, f"{prefix}control-{name}/", tensors)
         for name, control in result.controls.items()
@@ -176,4 +179,11 @@ def _restore_one(described: dict[str, Any], prefix: str, tensors: dict[str, Tens
         exact=Ceiling(*exact),
         subsamples=subsamples,
         controls=controls,
+        geometry=_restore_geometry(f"{prefix}geometry/", tensors),
     )
+
+
+def _restore_geometry(prefix: str, tensors: dict[str, Tensor]) -> Geometry | None:
+    if not any(name.startswith(prefix) for name in tensors):
+        return None
+    return Geometry(**{name: tensors[prefix + name] for name in GEOMETRY_NAMES})

@@ -49,6 +49,8 @@ def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
         "micro": (result.micro, result.micro_stderr, result.exact.micro, result.micro_saturated),
         "emergence": (result.emergence, result.stderr, result.exact.emergence, either),
     }
+    described = {} if result.geometry is None else result.geometry.tensors()
+    geometry = {name: tensor.flatten().numpy() for name, tensor in described.items()}
     layer, pos = torch.meshgrid(torch.tensor(result.layers), torch.tensor(result.positions), indexing="ij")
     frames = []
     for metric, (value, stderr, exact, saturated) in metrics.items():
@@ -70,6 +72,7 @@ def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
                     "exact": exact.flatten().numpy(),
                     "cap_bits": math.nan if result.cap_bits is None else result.cap_bits,
                     "saturated": saturated.flatten().numpy(),
+                    **geometry,
                 }
             )
         )

@@ -20,11 +20,13 @@ class PrincipalComponents:
         rows: The rows, centred on their weighted mean; components in order of falling variance.
         rank: How many components have any variance, up to rounding.
         share: The share of the variance that the components kept hold; 1 for constant rows.
+        variances: The variances of all components, kept or not: eigenvalues of the covariance, falling.
     """
 
     rows: Float[Tensor, "row component"]
     rank: int
     share: float
+    variances: Float[Tensor, " direction"]
 
 
 def principal_components(
@@ -46,7 +48,7 @@ def principal_components(
     x, w = x.double(), weights.to(x.device, torch.float64)
     used = x[w > 0]
     if bool((used == used[:1]).all()):  # asked exactly: centring would leave rounding errors
-        return PrincipalComponents(x.new_zeros(len(x), 0), 0, 1.0)
+        return PrincipalComponents(x.new_zeros(len(x), 0), 0, 1.0, x.new_zeros(min(x.shape)))
     centred = x - w @ x
     scaled = centred * w.sqrt()[:, None]
     if x.shape[0] < x.shape[1]:
@@ -59,7 +61,7 @@ def principal_components(
     rank = int((variances > smallest).sum())
     kept = rank if most is None else min(rank, most)
     share = float(variances[:kept].sum() / variances.sum())
-    return PrincipalComponents(centred @ directions[:, :kept], rank, share)
+    return PrincipalComponents(centred @ directions[:, :kept], rank, share, variances)
 
 
 def noise_like(

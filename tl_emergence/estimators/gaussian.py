@@ -89,7 +89,7 @@ class GaussianEstimator:
             return Estimate(0.0, 0.0, None, False, "none", settings=settings)
         of_x, of_y = features
         bits, replicates = information(of_x, of_y, blocks_of(len(x), seed).to(x.device))
-        least = _null_stderr(of_x.shape[1], of_y.shape[1], len(x))
+        least = null_stderr(of_x.shape[1], of_y.shape[1], len(x))
         stderr = max(float(jackknife_stderr(replicates)), least)
         return Estimate(float(bits), stderr, None, False, "none", settings=settings)
 
@@ -120,7 +120,7 @@ class GaussianEstimator:
                     if 0 in (x.shape[1], y.shape[1]):
                         continue  # a constant state: exactly 0
                     bits[s, k, t], replicates[s, k, t] = information(x, y, blocks)
-                    least[s, k, t] = _null_stderr(x.shape[1], y.shape[1], n)
+                    least[s, k, t] = null_stderr(x.shape[1], y.shape[1], n)
                     for size, found in subsamples.items():
                         some = order[:size]
                         found[s, k, t] = information(x[some], y[some], blocks[some])[0]
@@ -150,41 +150,86 @@ def information(
         SettingError: p + q >= N - 1: the joint covariance would be singular.
         StateError: A singular joint covariance all the same: the information would be infinite.
     """
-    n, p, q = len(x), x.shape[1], y.shape[1]
-    if p + q >= n - 1:
-        raise SettingError(
-            "too few rows for a Gaussian model",
-            seen=f"{p} + {q} dimensions and {n} rows",
-            expected=f"fewer than {n - 1} dimensions together",
-            fix=f"Pass more rows, or components= of at most {max(1, (n - 2) // 2)}.",
-        )
-    joint = torch.cat([x, y], dim=1).double()
+    runs = joint_scatter([x, y], blocks).information(0, 1)
+    return runs[0], runs[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class JointScatter:
+    """Scatter matrices of several variables side by side, from which any two have their information.
+
+    Attributes:
+        scatter: Of all rows (run 0), and without one block of rows each.
+        left: How many rows each run has.
+        ends: Where each variable's dimensions end.
+    """
+
+    scatter: Float[Tensor, "run d d"]
+    left: Float[Tensor, " run"]
+    ends: tuple[int, ...]
+
+    def information(self, i: int, j: int) -> Float[Tensor, " run"]:
+        """Return the corrected Gaussian information of variables i and j in bits, in every run.
+
+        Raises:
+            SettingError: p + q >= N - 1: the joint covariance would be singular.
+            StateError: A singular joint covariance all the same: the information would be infinite.
+        """
+        n, (of_x, of_y) = int(self.left[0]), (self._dimensions(i), self._dimensions(j))
+        p, q = len(of_x), len(of_y)
+        if p + q >= n - 1:
+            raise SettingError(
+                "too few rows for a Gaussian model",
+                seen=f"{p} + {q} dimensions and {n} rows",
+                expected=f"fewer than {n - 1} dimensions together",
+                fix=f"Pass more rows, or components= of at most {max(1, (n - 2) // 2)}.",
+            )
+        both = torch.cat([of_x, of_y])
+        scatter = self.scatter[:, both[:, None], both]
+        log_dets = [_log_det(scatter[:, a:b, a:b]) for a, b in ((0, p), (p, p + q), (0, p + q))]
+        if not bool(torch.isfinite(log_dets[2][0])):
+            raise StateError(
+                "states that determine each other",
+                seen="a singular joint covariance: their Gaussian information is infinite",
+                expected="states with noise between them",
+                fix="Pass sigma= above 0, a noise floor, or fewer components.",
+            )
+        # (N - 1) cancels between the log-determinants and the corrections: scatter matrices will do.
+        bias = _wishart(p, self.left) + _wishart(q, self.left) - _wishart(p + q, self.left)
+        return (log_dets[0] + log_dets[1] - log_dets[2] - bias) / (2 * math.log(2))
+
+    def width(self, i: int) -> int:
+        """Return how many dimensions a variable has."""
+        return len(self._dimensions(i))
+
+    def _dimensions(self, i: int) -> Int[Tensor, " dimension"]:
+        return torch.arange(self.ends[i - 1] if i > 0 else 0, self.ends[i], device=self.scatter.device)
+
+
+def joint_scatter(
+    variables: Sequence[Float[Tensor, "sample _d"]], blocks: Int[Tensor, " sample"]
+) -> JointScatter:
+    """Return the scatter matrices of variables of the same rows, whole and without each block.
+
+    Cost: N D^2 for D dimensions together.
+    """
+    joint = torch.cat(list(variables), dim=1).double()
     joint = joint - joint.mean(dim=0)
     parts = [joint[blocks == b] for b in range(int(blocks.max()) + 1)]
     sums = torch.stack([part.sum(dim=0) for part in parts])
     squares = torch.stack([part.t() @ part for part in parts])
-    counts = torch.tensor([len(part) for part in parts], dtype=torch.float64, device=x.device)
+    counts = torch.tensor([len(part) for part in parts], dtype=torch.float64, device=joint.device)
     total = squares.sum(dim=0)
     # Row 0 is the whole sample, the others leave one block out.
     scatter = torch.cat([total[None], total - squares])
     mean = torch.cat([torch.zeros_like(sums[:1]), -sums])
-    left = torch.cat([counts.new_tensor([float(n)]), n - counts])
+    left = torch.cat([counts.new_tensor([float(len(joint))]), len(joint) - counts])
     scatter = scatter - mean[:, :, None] * mean[:, None, :] / left[:, None, None]
-    log_dets = [_log_det(scatter[:, a:b, a:b]) for a, b in ((0, p), (p, p + q), (0, p + q))]
-    if not bool(torch.isfinite(log_dets[2][0])):
-        raise StateError(
-            "states that determine each other",
-            seen="a singular joint covariance: their Gaussian information is infinite",
-            expected="states with noise between them",
-            fix="Pass sigma= above 0, a noise floor, or fewer components.",
-        )
-    # (N - 1) cancels between the log-determinants and the corrections: scatter matrices will do.
-    bias = _wishart(p, left) + _wishart(q, left) - _wishart(p + q, left)
-    bits = (log_dets[0] + log_dets[1] - log_dets[2] - bias) / (2 * math.log(2))
-    return bits[0], bits[1:]
+    ends = torch.tensor([variable.shape[1] for variable in variables]).cumsum(0)
+    return JointScatter(scatter, left, tuple(ends.tolist()))
 
 
-def _null_stderr(p: int, q: int, n: int) -> float:
+def null_stderr(p: int, q: int, n: int) -> float:
     """Return the standard error in bits for independent Gaussians: 2 N I is chi-squared of p q degrees."""
     return math.sqrt(2 * p * q) / (2 * n * math.log(2))
 

@@ -1,0 +1,114 @@
+"""How a cloud of states lies in its space: dimension, spread over a prompt, length and direction."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def effective_rank(variances: Float[Tensor, " direction"]) -> float:
+    """Return the effective rank: the exponential of the entropy of the normalised singular values.
+
+    exp( - sum_i p_i ln p_i ),  p_i = s_i / sum_j s_j,  s_i = sqrt(variance_i)
+
+    (Roy and Vetterli, EUSIPCO 2007, definition 1), where s_i are, up to a factor that cancels, the singular
+    values of the centred matrix of states. It is the rank where all directions weigh the same, and less
+    where they do not; no more than one below the number of distinct states. Constant states: 0. Others
+    take the entropy of the variances themselves, which is smaller.
+
+    Args:
+        variances: Eigenvalues of the covariance of the states, as in `PrincipalComponents.variances`.
+
+    Cost: one pass over the variances.
+
+    Example:
+        >>> round(effective_rank(torch.tensor([4.0, 4.0, 0.0])), 6)
+        2.0
+    """
+    singular = variances.double().sqrt()
+    total = singular.sum()
+    if total == 0:
+        return 0.0
+    return float(torch.special.entr(singular / total).sum().exp())
+
+
+def participation_ratio(variances: Float[Tensor, " direction"]) -> float:
+    """Return the participation ratio (tr S)^2 / tr(S^2) of a covariance S.
+
+    As usual in neuroscience (for one, Gao et al., bioRxiv 214262). It is d for d directions of equal
+    variance, and near 1 where one direction dominates, as massive activations make it. Constant states: 0.
+
+    Args:
+        variances: Eigenvalues of the covariance of the states, as in `PrincipalComponents.variances`.
+
+    Cost: one pass over the variances.
+
+    Example:
+        >>> participation_ratio(torch.tensor([4.0, 4.0, 0.0]))
+        2.0
+    """
+    found = variances.double()
+    squares = found.square().sum()
+    return float(found.sum().square() / squares) if squares > 0 else 0.0
+
+
+def prompt_entropy(x: Float[Tensor, "prompt pos d"]) -> Float[Tensor, "prompt pos"]:
+    """Return the prompt entropy of every prefix of every prompt, in bits.
+
+    S = - sum_i p_i log2 p_i,  p_i = lambda_i(K) / tr K,  K = Z Z^T,
+
+    with Z the states of the tokens 0..t of one prompt, as they are (not centred): the matrix-based entropy
+    of Skean et al. (arXiv 2502.02013), in its von Neumann limit alpha -> 1. The tokens of a prompt that
+    all have one direction give 0, orthogonal ones of equal length log2(t + 1). It says nothing of other
+    prompts: shared by all prompts or not, directions count alike. States that are all 0 give 0.
+
+    Args:
+        x: The states of the tokens of each prompt.
+
+    Cost: N T^2 d operations, and N eigenvalue problems of each size 1..T: N T^4.
+
+    Example:
+        >>> prompt_entropy(torch.eye(4)[None]).round(decimals=3)
+        tensor([[0.0000, 1.0000, 1.5850, 2.0000]], dtype=torch.float64)
+    """
+    x = x.double()
+    gram = x @ x.transpose(1, 2)
+    found = [_von_neumann_bits(gram[:, : t + 1, : t + 1]) for t in range(x.shape[1])]
+    return torch.stack(found, dim=1)
+
+
+def _von_neumann_bits(gram: Float[Tensor, "prompt pos pos"]) -> Float[Tensor, " prompt"]:
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0.0)
+    total = eigenvalues.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.special.entr(eigenvalues / total).sum(dim=1) / torch.log(gram.new_tensor(2.0))
+
+
+def mean_norm(x: Float[Tensor, "row d"], weights: Float[Tensor, " row"]) -> float:
+    """Return the weighted mean of the Euclidean norms of rows, in units of their space.
+
+    Cost: N d.
+
+    Example:
+        >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([0.5, 0.5]))
+        3.0
+    """
+    return float(x.double().norm(dim=1) @ weights.to(x.device, torch.float64))
+
+
+def cosine_to_previous(
+    x: Float[Tensor, "row d"], previous: Float[Tensor, "row d"], weights: Float[Tensor, " row"]
+) -> float:
+    """Return the weighted mean of the cosines between the rows of a state and those of the state before.
+
+    1 where a block only scales what it reads. A row of zeros has no direction and counts as 0.
+
+    Cost: N d.
+
+    Example:
+        >>> x, before = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+        >>> cosine_to_previous(x, before, torch.tensor([0.5, 0.5]))
+        0.5
+    """
+    cosines = torch.nn.functional.cosine_similarity(x.double(), previous.double(), dim=1)
+    return float(cosines @ weights.to(x.device, torch.float64))
