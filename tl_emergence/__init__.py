@@ -16,7 +16,7 @@ from tl_emergence.emergence import (
 )
 from tl_emergence.estimators import Estimate, mutual_information
 from tl_emergence.prompts import PromptSet
-from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
+from tl_emergence.results import EmergenceResult, EstimatorComparison, SigmaSweep, SpaceComparison
 from tl_emergence.saving import load_result
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "EmergenceResult",
     "EmergenceWarning",
     "Estimate",
+    "EstimatorComparison",
     "PromptSet",
     "SigmaSweep",
     "SpaceComparison",

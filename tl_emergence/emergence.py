@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tl_emergence.answers import Scores, answer, scores_of
 from tl_emergence.capture import compat
 from tl_emergence.capture.cached import CacheNorms, StateCache, states_from_cache
 from tl_emergence.capture.checks import indices
@@ -24,9 +24,14 @@ from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer
 from tl_emergence.controls import captured, check_controls
 from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
-from tl_emergence.question import ask, is_one_number
-from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison
-from tl_emergence.scoring import score
+from tl_emergence.question import ask
+from tl_emergence.results import (
+    AnyResult,
+    EmergenceResult,
+    EstimatorComparison,
+    SigmaSweep,
+    SpaceComparison,
+)
 
 
 class EmergenceWarning(UserWarning):
@@ -34,9 +39,8 @@ class EmergenceWarning(UserWarning):
 
 
 class _Settings(TypedDict, total=False):
-    """What both functions take besides sigma and space; for type checkers."""
+    """What both functions take besides estimator, sigma and space; for type checkers."""
 
-    estimator: str
     layers: Sequence[int] | None
     positions: Sequence[int] | None
     micro: Micro
@@ -68,6 +72,17 @@ def information_emergence(
     model: Any,
     prompts: PromptSet | Tensor,
     *,
+    estimator: list[str] | tuple[str, ...],
+    sigma: float | Sequence[float] | None = None,
+    space: Space | Sequence[Space] | None = None,
+    **settings: Unpack[_RunSettings],
+) -> EstimatorComparison: ...
+@overload
+def information_emergence(
+    model: Any,
+    prompts: PromptSet | Tensor,
+    *,
+    estimator: str = ...,
     sigma: float | None = None,
     space: Space | None = None,
     **settings: Unpack[_RunSettings],
@@ -77,6 +92,7 @@ def information_emergence(
     model: Any,
     prompts: PromptSet | Tensor,
     *,
+    estimator: str = ...,
     sigma: Sequence[float],
     space: Space | None = None,
     **settings: Unpack[_RunSettings],
@@ -86,6 +102,7 @@ def information_emergence(
     model: Any,
     prompts: PromptSet | Tensor,
     *,
+    estimator: str = ...,
     sigma: float | Sequence[float] | None = None,
     space: Sequence[Space],
     **settings: Unpack[_RunSettings],
@@ -94,7 +111,7 @@ def information_emergence(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
-    estimator: str = "noise",
+    estimator: str | Sequence[str] = "noise",
     sigma: float | Sequence[float] | None = None,
     space: Space | Sequence[Space] | None = None,
     layers: Sequence[int] | None = None,
@@ -115,13 +132,15 @@ def information_emergence(
 
     the information between a block's input and output in the whole prompt, minus the mean of its tokens
     run alone (Chen et al., arXiv 2405.12617, equation 3; the paper's E(l) is the last position).
-    Macro and micro share estimator, sigma, space, sample size and seed.
+    Macro and micro share estimator, sigma, space, sample size and seed, and every option of the estimator.
 
     Args:
         model: A HookedTransformer or TransformerBridge. Hooks that you have put on it stay in force.
         prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS.
-        estimator: A name from `tl_emergence.estimators.ESTIMATORS`.
-        sigma: Noise level in units of the space; several give a `SigmaSweep`.
+        estimator: A name from `tl_emergence.estimators.ESTIMATORS`; several give an `EstimatorComparison`,
+            from one capture of the states.
+        sigma: Noise level in units of the space; several give a `SigmaSweep`. Each estimator's own default
+            unless given; then it goes to every estimator that takes noise (`exact` takes none).
         space: "read" (as the reading block's norm sees the state, gain included, RMS 1), "unit" (without
             the gain) or "resid" (raw, in units of its RMS over the set); several give a `SpaceComparison`.
             By default "read", or "unit" with a warning where the gains are folded into the weights.
@@ -140,15 +159,17 @@ def information_emergence(
             Not together with hooks of your own: no record could tell whether they are still the same.
         progress: Show progress bars on standard error.
         options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`, `steps`,
-            `segment` and `rows` for `mine_paper`).
+            `segment` and `rows` for `mine_paper`). Of several estimators, those that have it get it.
 
     Returns:
-        An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces.
+        An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces, of
+        either; an `EstimatorComparison` for several estimators, of what a call for each alone would return.
 
     Raises:
         HookError: Not a TransformerLens model, or hooks that do not mean what their names say.
         TokenError: Prompts that the model cannot run, or with BOS or padding among the content.
-        SettingError: Anything out of range or unknown; `read` where it cannot be had.
+        SettingError: Anything out of range or unknown; an option that no estimator asked for has; `read`
+            where it cannot be had.
         StateError: NaN or infinity in a state.
         ResultFileError: A work folder that cannot be written.
 
@@ -159,6 +180,8 @@ def information_emergence(
     Example:
         >>> result = information_emergence(model, tokens, seed=0)
         >>> result
+        EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
+        >>> information_emergence(model, tokens, estimator=("exact", "noise"))["noise"]
         EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
     """
     compat.check_model(model)
@@ -185,30 +208,18 @@ def information_emergence(
         }
         workspace = Workspace(Path(workdir), request)
     spaces = question.spaces
-    runs: dict[str, dict[str, list[EmergenceResult]]] = {}
+    runs: dict[str, Scores] = {}
     for run in ("model", *dict.fromkeys(controls)):
         settings = {**capture_settings, "spaces": spaces or ()}
         states = captured(model, prompt_set, run, question.seed, workspace, progress, settings)
         if spaces is None:
             spaces = _default_spaces(states, stacklevel=3)
-        runs[run] = {
-            name: score(
-                states,
-                estimator=question.estimator,
-                sigmas=question.sigmas,
-                space=name,
-                seed=question.seed,
-                micro=micro,
-                options=question.options,
-                workspace=workspace,
-                part=run,
-                device=compat.estimation_device(model),
-                progress=progress,
-            )
-            for name in spaces
-        }
+        device = compat.estimation_device(model)
+        runs[run] = scores_of(
+            states, question, spaces, run=run, workspace=workspace, device=device, progress=progress
+        )
         del states  # their memory and files, before the next run captures its own
-    return _assembled(runs, question.sigmas, sigma, space)
+    return answer(runs, question)
 
 
 @overload
@@ -218,6 +229,19 @@ def information_emergence_from_cache(
     *,
     tokens: PromptSet | Tensor,
     micro_tokens: Tensor,
+    estimator: list[str] | tuple[str, ...],
+    sigma: float | Sequence[float] | None = None,
+    space: Space | Sequence[Space] | None = None,
+    **settings: Unpack[_CacheSettings],
+) -> EstimatorComparison: ...
+@overload
+def information_emergence_from_cache(
+    cache: StateCache,
+    micro_cache: StateCache,
+    *,
+    tokens: PromptSet | Tensor,
+    micro_tokens: Tensor,
+    estimator: str = ...,
     sigma: float | None = None,
     space: Space | None = None,
     **settings: Unpack[_CacheSettings],
@@ -229,6 +253,7 @@ def information_emergence_from_cache(
     *,
     tokens: PromptSet | Tensor,
     micro_tokens: Tensor,
+    estimator: str = ...,
     sigma: Sequence[float],
     space: Space | None = None,
     **settings: Unpack[_CacheSettings],
@@ -240,6 +265,7 @@ def information_emergence_from_cache(
     *,
     tokens: PromptSet | Tensor,
     micro_tokens: Tensor,
+    estimator: str = ...,
     sigma: float | Sequence[float] | None = None,
     space: Sequence[Space],
     **settings: Unpack[_CacheSettings],
@@ -253,7 +279,7 @@ def information_emergence_from_cache(
     n_prefix: int = 1,
     norms: CacheNorms | None = None,
     attention_mask: Int[Tensor, "prompt cached"] | Bool[Tensor, "prompt cached"] | None = None,
-    estimator: str = "noise",
+    estimator: str | Sequence[str] = "noise",
     sigma: float | Sequence[float] | None = None,
     space: Space | Sequence[Space] | None = None,
     layers: Sequence[int] | None = None,
@@ -284,7 +310,7 @@ def information_emergence_from_cache(
         micro: "alone" or "first".
         seed: Seed of every random draw.
         progress: Show progress bars.
-        options: What the estimator takes besides.
+        options: What the estimators take besides.
 
     Raises:
         StateError: Hooks missing, shapes that do not fit the tokens, tokens without a micro state,
@@ -315,43 +341,12 @@ def information_emergence_from_cache(
         attention_mask=attention_mask,
         spaces=question.spaces or (),
     )
-    scored = {
-        name: score(
-            states,
-            estimator=question.estimator,
-            sigmas=question.sigmas,
-            space=name,
-            seed=question.seed,
-            micro=micro,
-            options=question.options,
-            workspace=Workspace(None, {}),
-            part="model",
-            device=torch.device("cpu"),
-            progress=progress,
-        )
-        for name in question.spaces or _default_spaces(states, stacklevel=3)
-    }
-    return _assembled({"model": scored}, question.sigmas, sigma, space)
-
-
-def _assembled(
-    runs: Mapping[str, Mapping[str, list[EmergenceResult]]],
-    sigmas: tuple[float, ...],
-    sigma: float | Sequence[float] | None,
-    space: str | Sequence[str] | None,
-) -> AnyResult:
-    """Give each result its controls, and the caller the shape that was asked for."""
-    by_space: dict[str, EmergenceResult | SigmaSweep] = {}
-    for name, results in runs["model"].items():
-        complete = [
-            replace(found, controls={c: runs[c][name][s] for c in runs if c != "model"})
-            for s, found in enumerate(results)
-        ]
-        several = sigma is not None and not is_one_number(sigma)
-        by_space[name] = SigmaSweep(dict(zip(sigmas, complete, strict=True))) if several else complete[0]
-    if space is None or isinstance(space, str):
-        return next(iter(by_space.values()))
-    return SpaceComparison(by_space)
+    spaces = question.spaces or _default_spaces(states, stacklevel=3)
+    device, workspace = torch.device("cpu"), Workspace(None, {})
+    scores = scores_of(
+        states, question, spaces, run="model", workspace=workspace, device=device, progress=progress
+    )
+    return answer({"model": scores}, question)
 
 
 def _default_spaces(states: CapturedStates, stacklevel: int) -> tuple[Space, ...]:
