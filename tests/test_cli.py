@@ -17,6 +17,7 @@ import tl_emergence as tle
 from tests import toys
 from tl_emergence.cli import app
 from tl_emergence.errors import ModelLoadError
+from tl_emergence.geometry.companion import GEOMETRY_NAMES
 
 pytestmark = pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
 RUNNER = CliRunner()
@@ -57,6 +58,55 @@ def test_run_takes_the_deranged_control(checkpoint: Path, tmp_path: Path) -> Non
     assert torch.allclose(control.emergence, control.exact.emergence)
 
 
+def test_run_writes_the_columns_of_the_geometry(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--estimator", "exact", "--space", "unit", "--no-figures"]
+    done = run(checkpoint, out, *options, "--geometry")
+    assert done.exit_code == 0, done.output
+    titles = (out / "table.csv").read_text().splitlines()[0].split(",")
+    assert set(GEOMETRY_NAMES) < set(titles)
+    without = run(checkpoint, out, *options)
+    assert without.exit_code == 2 and "belongs to another run: saw geometry=True" in without.output
+
+
+def test_several_estimators_stand_beside_each_other_and_take_their_options(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    names = ["--estimator", "exact", "--estimator", "noise", "--estimator", "gaussian"]
+    options = [*names, "--option", "components=3", "--option", "draws=none", "--space", "read"]
+    done = run(checkpoint, out, *options)
+    assert done.exit_code == 0, done.output
+    assert "each estimator answers a question of" in done.output
+    assert "== estimator 'gaussian', space 'read' ==" in done.output
+    pictures = {path.stem for path in out.glob("*.png")}
+    assert pictures == {"estimators"} | {
+        f"{kind}-{name}" for kind in ("overview", "spaces") for name in ("exact", "noise", "gaussian")
+    }
+    found = tle.load_result(out)
+    assert isinstance(found, tle.EstimatorComparison)
+    assert found["gaussian"]["read"].settings["components"] == 3  # type: ignore[index]
+    again = run(checkpoint, out, *options, "--no-figures")
+    assert again.exit_code == 0 and "holds the finished result" in again.output
+    other = run(checkpoint, out, *names, "--option", "components=4", "--space", "read")
+    assert other.exit_code == 2 and "options={'components': 3, 'draws': None}" in other.output
+
+
+def test_plot_draws_a_saved_comparison_or_one_estimator_of_it(checkpoint: Path, tmp_path: Path) -> None:
+    names = ["--estimator", "noise", "--estimator", "gaussian", "--option", "components=3"]
+    assert run(checkpoint, tmp_path / "out", *names, "--no-figures").exit_code == 0
+    for options, comment in (
+        ([], "<!-- gaussian, sigma 0.5 -->"),
+        (["--estimator", "gaussian"], " |  gaussian, sigma 0.5"),
+        (["--kind", "heatmap"], " |  noise, sigma 0.5"),
+    ):
+        target = tmp_path / "figure.svg"
+        done = RUNNER.invoke(app, ["plot", str(tmp_path / "out"), "--out", str(target), *options])
+        assert done.exit_code == 0, done.output
+        # Text is drawn as paths; matplotlib keeps it in comments.
+        assert comment in target.read_text()
+
+
 def test_the_same_command_again_shows_the_finished_result(checkpoint: Path, tmp_path: Path) -> None:
     first = run(checkpoint, tmp_path, "--no-figures")
     again = run(checkpoint, tmp_path, "--no-figures")
@@ -77,6 +127,13 @@ def test_a_folder_of_another_command_is_refused(checkpoint: Path, tmp_path: Path
     [
         (["--prompts", "countries"], "unknown prompts (and no such file): saw 'countries'"),
         (["--estimator", "kraskov"], "unknown estimator: saw 'kraskov'"),
+        (["--estimator", "noise", "--estimator", "noise"], "estimators not usable"),
+        (["--option", "components=4"], "options that noise does not have: saw components"),
+        (["--option", "seed=4"], "options that noise does not have: saw seed"),
+        (["--option", "draws"], "option is not NAME=VALUE: saw 'draws'"),
+        (["--option", "draws=2", "--option", "draws=4"], "option given twice: saw 'draws=4'"),
+        (["--option", "draws=many"], "draws is not a whole number: saw 'many' (str)"),
+        (["--option", "draws=1"], "too few draws: saw 1"),
         (["--space", "raw"], "unknown space: saw 'raw'"),
         (["--sigma", "0"], "sigma out of range"),
         (["--layer", "9"], "layer out of range: saw [9]"),
@@ -122,6 +179,8 @@ def test_plot_draws_from_a_saved_run(checkpoint: Path, tmp_path: Path) -> None:
     [
         (["--kind", "pie"], "unknown kind of figure: saw 'pie'"),
         (["--kind", "spaces"], "no spaces figure"),
+        (["--kind", "estimators"], "no estimators figure"),
+        (["--estimator", "exact"], "unknown estimator: saw 'exact'; expected one of ['noise']"),
         (["--out", "figure.jpg"], "unknown figure format: saw '.jpg'"),
         (["--metric", "bits"], "unknown metric: saw 'bits'"),
         (["--space", "unit"], "unknown space: saw 'unit'"),
@@ -144,6 +203,12 @@ def test_models_and_estimators_are_listed() -> None:
     assert "gemma-3-270m" in RUNNER.invoke(app, ["models"]).output
     listed = RUNNER.invoke(app, ["estimators"]).output
     assert listed.splitlines()[0].startswith("exact") and "noise" in listed
+    for name, estimator in tle.estimators.ESTIMATORS.items():
+        lines = listed.splitlines()
+        place = next(i for i, line in enumerate(lines) if line.split()[0] == name)
+        assert estimator.measures in lines[place]
+        assert all(f"--option {option}=" in lines[place + 1] for option in estimator.options)
+    assert "--sigma 0.5, --option components=64" in listed and "no noise" in listed
 
 
 def start(checkpoint: Path, out: Path) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,80 @@ def test_spaces_stand_side_by_side_with_the_weight_shuffled_control(comparison: 
     assert len(limits) == 1
 
 
+@pytest.fixture(scope="module")
+def estimators(toy: Any) -> tle.EstimatorComparison:
+    found = tle.information_emergence(
+        toy, PROMPTS, estimator=["exact", "noise"], sigma=(0.01, 0.5), space=["unit", "resid"],
+        controls=["shuffled_weights"],
+    )  # fmt: skip
+    assert isinstance(found, tle.EstimatorComparison)
+    return found
+
+
+def drawn(axes: Any, color: str) -> list[np.ndarray]:
+    return [np.asarray(line.get_ydata()) for line in axes.get_lines() if line.get_color() == color]
+
+
+def test_estimators_stand_side_by_side_on_one_axis_with_exact_value_control_cap_and_saturation(
+    estimators: tle.EstimatorComparison,
+) -> None:
+    figure = plots.estimator_curves(estimators, sigma=0.01)
+    exact, noise = figure.axes
+    assert exact.get_ylim() == noise.get_ylim() and "bits" in exact.get_ylabel()
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["exact", "noise, sigma 0.01"]
+    question = tle.estimators.get_estimator("noise").measures
+    assert noise.get_title(loc="left").replace("\n", " ") == question
+    found: Any = estimators["noise"]["unit"][0.01]  # type: ignore[index]
+    curve, saturated = drawn(noise, "tab:blue")
+    assert np.allclose(curve, found.emergence[:, -1].numpy())
+    assert np.allclose(saturated, found.emergence[found.macro_saturated[:, -1], -1].numpy())
+    assert np.allclose(drawn(noise, "black")[0], found.exact.emergence[:, -1].numpy())
+    control = found.controls["shuffled_weights"].emergence[:, -1].numpy()
+    assert np.allclose(drawn(noise, "0.6")[0], control)
+    shaded: Any = noise.collections[-1]
+    lowest = shaded.get_paths()[0].vertices[:, 1].min()
+    assert lowest == pytest.approx(float((3.0 - found.macro + found.emergence)[:, -1].min()), abs=1e-6)
+    assert len(exact.collections) == 1  # a band, and no cap
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        "estimate", "its 95 % band", "exact (no noise)", "control: weights shuffled",
+        "saturated: N is measured, not the model", "beyond the cap (macro at log2 N = 3.0)",
+    ]  # fmt: skip
+
+
+def test_what_leaves_the_axis_stands_at_its_edge_with_its_value(estimators: tle.EstimatorComparison) -> None:
+    found: Any = estimators["exact"]["unit"]  # type: ignore[index]
+    wild = replace(found, emergence=found.emergence - 40.0)
+    axes = plots.estimator_curves({"exact": found, "wild": wild}).axes
+    low, high = axes[1].get_ylim()
+    assert -10 < low < high < 10 and axes[0].get_ylim() == (low, high)
+    at_edge = next(line for line in axes[1].get_lines() if line.get_marker() == "v")
+    assert np.asarray(at_edge.get_ydata()).tolist() == [low] * toys.N_LAYERS
+    assert f"{float(wild.emergence[:, -1].min()):.1f}".replace("-", "−") in [
+        text.get_text() for text in axes[1].texts
+    ]
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_panels_fill_three_columns(count: int, estimators: tle.EstimatorComparison) -> None:
+    found = estimators["noise"]
+    figure = plots.estimator_curves({f"number {k}": found for k in range(count)}, metric="macro", pos=1)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    columns = {1: 1, 2: 2, 4: 2}.get(count, 3)
+    assert len(shown) == count
+    assert sum(axes.get_xlabel() == "block" for axes in shown) == min(count, columns)
+    spec = shown[0].get_subplotspec()
+    assert spec is not None and spec.get_gridspec().ncols == columns
+
+
+def test_results_of_different_prompts_are_not_drawn_together(
+    toy: Any, estimators: tle.EstimatorComparison
+) -> None:
+    other = tle.information_emergence(toy, toys.TOKENS[:6], space="unit", estimator="exact")
+    with pytest.raises(SettingError, match="results that cannot be compared: saw 2 different"):
+        plots.estimator_curves({"noise": estimators["noise"], "exact": other})
+
+
 def test_methods_of_results_draw_and_show_nothing(
     comparison: tle.SpaceComparison, sweep: tle.SigmaSweep
 ) -> None:
@@ -107,6 +182,11 @@ def test_a_figure_of_the_callers_is_drawn_into(sweep: tle.SigmaSweep) -> None:
         (lambda c, s: plots.sigma_curves(s, pos=5), "position not measured: saw 5"),
         (lambda c, s: plots.side_by_side(c, sigma=0.3), "sigma not measured: saw 0.3"),
         (lambda c, s: plots.side_by_side({}), "nothing to draw"),
+        (lambda c, s: plots.estimator_curves({}), "nothing to draw"),
+        (lambda c, s: plots.estimator_curves({"noise": s}, sigma=0.3), "sigma not measured: saw 0.3"),
+        (lambda c, s: plots.estimator_curves({"noise": c}, space="read"), "unknown space: saw 'read'"),
+        (lambda c, s: plots.estimator_curves({"noise": s}, pos=7), "position not measured: saw 7"),
+        (lambda c, s: plots.estimator_curves({"noise": s}, metric=UNKNOWN), "unknown metric: saw 'bits'"),
         (lambda c, s: plots.heatmap(c), r"not a single result: saw SpaceComparison of \['unit', 'resid'\]"),
         (lambda c, s: plots.curves(s), "not a single result: saw SigmaSweep"),
         (lambda c, s: plots.overview(s), "not a single result: saw SigmaSweep"),

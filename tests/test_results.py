@@ -46,9 +46,10 @@ def result(comparison: tle.SpaceComparison) -> tle.EmergenceResult:
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b) and a.dtype == b.dtype
-    if isinstance(a, tle.SigmaSweep | tle.SpaceComparison):
-        return list(a) == list(b) and all(map(same, a.values(), b.values()))
+        shape = a.dtype == b.dtype and a.shape == b.shape
+        return shape and torch.allclose(a.double(), b.double(), rtol=0.0, atol=0.0, equal_nan=True)
+    if isinstance(a, tle.SigmaSweep | tle.SpaceComparison | tle.EstimatorComparison):
+        return type(a) is type(b) and list(a) == list(b) and all(map(same, a.values(), b.values()))
     if hasattr(a, "__dataclass_fields__"):
         return type(a) is type(b) and all(same(getattr(a, f), getattr(b, f)) for f in a.__dataclass_fields__)
     if isinstance(a, dict):

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 from tl_emergence import capture, errors, estimators, geometry, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
-from tl_emergence.emergence import (
-    EmergenceWarning,
-    information_emergence,
-    information_emergence_from_cache,
-)
+from tl_emergence.emergence import EmergenceWarning, information_emergence
+from tl_emergence.emergence_from_cache import information_emergence_from_cache
 from tl_emergence.estimators import Estimate, mutual_information
 from tl_emergence.prompts import PromptSet
-from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
+from tl_emergence.results import EmergenceResult, EstimatorComparison, SigmaSweep, SpaceComparison
 from tl_emergence.saving import load_result
 
 if TYPE_CHECKING:
@@ -29,6 +26,7 @@ __all__ = [
     "EmergenceResult",
     "EmergenceWarning",
     "Estimate",
+    "EstimatorComparison",
     "PromptSet",
     "SigmaSweep",
     "SpaceComparison",

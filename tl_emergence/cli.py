@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_emergence.errors import EmergenceError, ResultFileError, SettingError, unknown_name
+from tl_emergence.reporting import FIGURES, figure_of, save_figure, write_outputs
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
-    from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep
+    from tl_emergence.results import AnyResult
 
 app = typer.Typer(
     help="Where in a transformer do tokens become more than the sum of their parts?",
@@ -23,8 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_FIGURES = ("overview", "heatmap", "curves", "sigma", "spaces")
 
 
 @app.command()
@@ -38,13 +37,25 @@ def run(
     shots: Annotated[int | None, typer.Option(help="Entities a prompt, for lists.")] = None,
     n_tokens: Annotated[int, typer.Option(help="Tokens a window, for texts.")] = 8,
     anchor: Annotated[str, typer.Option(help="Side of the full stop, for texts: start or end.")] = "start",
-    estimator: Annotated[str, typer.Option(help="See `tl-emergence estimators`.")] = "noise",
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="See `tl-emergence estimators`; noise by default; repeat for several."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="An estimator's own option, such as components=32; repeat for several."
+        ),
+    ] = None,
     sigma: Annotated[list[float] | None, typer.Option(help="Noise level; repeat for several.")] = None,
     space: Annotated[list[str] | None, typer.Option(help="read, unit, resid; repeat for several.")] = None,
     control: Annotated[
         list[str] | None,
         typer.Option(help="shuffled_weights, shuffled_tokens, deranged; repeat for several."),
     ] = None,
+    geometry: Annotated[
+        bool, typer.Option("--geometry", help="Rank, norm and emergence criteria of the states, as columns.")
+    ] = False,
     layer: Annotated[list[int] | None, typer.Option(help="Block to score; repeat; all by default.")] = None,
     position: Annotated[
         list[int] | None, typer.Option(help="Content position; repeat; all by default.")
@@ -59,8 +70,9 @@ def run(
 ) -> None:
     """Measure the information emergence of a model; a run that was stopped goes on where it was."""
     with _errors_on_one_line():
+        names = list(estimator or ["noise"])
         settings = {
-            "estimator": estimator,
+            "estimator": names[0] if len(names) == 1 else names,
             "sigma": list(sigma) if sigma else None,
             "space": list(space) if space else None,
             "controls": list(control or ()),
@@ -70,6 +82,7 @@ def run(
             "seed": seed,
             "batch_size": batch_size,
         }
+        options = _options(option or ())
         asked = {
             "model": model,
             "prompts": prompts,
@@ -78,33 +91,40 @@ def run(
             "n_tokens": n_tokens,
             "anchor": anchor,
             **settings,
+            "geometry": geometry or None,
+            "options": options or None,
         }
         result = _finished(out, asked)
         if result is None:
             if threads is not None:
                 _use_threads(threads)
-            result = _measure(out, asked, settings)
+            result = _measure(out, asked, {**settings, "geometry": geometry, **options})
         shutil.rmtree(out / ".work", ignore_errors=True)
-        _write_outputs(result, out, figures)
+        write_outputs(result, out, figures)
 
 
 @app.command()
 def plot(
     result: Annotated[Path, typer.Argument(help="Folder that a result was saved in.")],
     out: Annotated[Path, typer.Option(help="File for the figure: .png, .pdf or .svg.")],
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(_FIGURES)}.")] = "overview",
+    kind: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(FIGURES)}; estimators where there are several, else overview."),
+    ] = None,
     metric: Annotated[str, typer.Option(help="emergence, macro or micro.")] = "emergence",
-    space: Annotated[str | None, typer.Option(help="Which space of a comparison.")] = None,
+    estimator: Annotated[str | None, typer.Option(help="Which estimator of several.")] = None,
+    space: Annotated[str | None, typer.Option(help="Which space of several.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Which noise level of a sweep.")] = None,
 ) -> None:
     """Draw a figure from a saved result."""
     with _errors_on_one_line():
         from tl_emergence.saving import load_result
 
-        if kind not in _FIGURES:
-            raise unknown_name("kind of figure", kind, _FIGURES)
-        figure = _figure(load_result(result), kind, metric, space, sigma)
-        _save_figure(figure, out)
+        if kind is not None and kind not in FIGURES:
+            raise unknown_name("kind of figure", kind, FIGURES)
+        found = load_result(result)
+        figure = figure_of(found, kind, metric=metric, estimator=estimator, space=space, sigma=sigma)
+        save_figure(figure, out)
         typer.echo(str(out))
 
 
@@ -121,11 +141,47 @@ def models() -> None:
 
 @app.command()
 def estimators() -> None:
-    """List the estimators and what each measures."""
-    from tl_emergence.estimators import ESTIMATORS
+    """List the estimators: what each measures, its noise level, its options with their defaults."""
+    from tl_emergence.estimators import ESTIMATORS, option_defaults, takes_noise
 
     for estimator in ESTIMATORS.values():
         typer.echo(f"{estimator.name:12} {estimator.measures}")
+        noise = f"--sigma {estimator.default_emergence_sigma:g}" if takes_noise(estimator) else "no noise"
+        defaults = option_defaults(estimator).items()
+        options = [f"--option {name}={str(value).lower()}" for name, value in defaults]
+        typer.echo(f"{'':12} {', '.join([noise, *options])}")
+    typer.echo("Options are shown with their defaults; none leaves the choice to the estimator.")
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return an estimator's own options from NAME=VALUE: numbers as numbers, none as None, else text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise SettingError(
+                "option is not NAME=VALUE",
+                seen=repr(text),
+                expected="a name, = and a value",
+                fix="--option draws=4",
+            )
+        if name in found:
+            raise SettingError(
+                "option given twice", seen=repr(text), expected=f"{name} once", fix="Keep one of them."
+            )
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> int | float | str | None:
+    if text.lower() == "none":
+        return None
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _check_names(asked: dict[str, Any]) -> None:
@@ -135,7 +191,14 @@ def _check_names(asked: dict[str, Any]) -> None:
     from tl_emergence.prompts.sources import DATASETS
     from tl_emergence.question import ask
 
-    ask(asked["estimator"], asked["sigma"], asked["space"], asked["micro"], asked["seed"], {})
+    ask(
+        asked["estimator"],
+        asked["sigma"],
+        asked["space"],
+        asked["micro"],
+        asked["seed"],
+        asked["options"] or {},
+    )
     check_controls(asked["controls"])
     known = (*LISTS, *DATASETS)
     if asked["prompts"] not in known and not Path(asked["prompts"]).exists():
@@ -228,107 +291,6 @@ def _prompts(asked: dict[str, Any], model: Any) -> PromptSet:
         )
     n = None if asked["n"] == "all" else asked["n"]
     return prompts.sentences(asked["prompts"], model, n_tokens=asked["n_tokens"], anchor=asked["anchor"], n=n)
-
-
-def _write_outputs(result: AnyResult, out: Path, figures: bool) -> None:
-    from tl_emergence.files import write_atomically
-    from tl_emergence.tables import summary
-
-    write_atomically(out / "table.csv", result.to_dataframe().to_csv(index=False).encode())
-    for name, single in _singles(result):
-        if name:
-            typer.echo(f"== {name} ==")
-        typer.echo(summary(single) + "\n")
-    left_out = sum(1 for _ in _all_singles(result)) - sum(1 for _ in _singles(result))
-    if left_out:
-        typer.echo(f"{left_out} more results, at other noise levels, are in table.csv and result\n")
-    if figures:
-        for kind in _figures_of(result):
-            _save_figure(_figure(result, kind, "emergence", None, None), out / f"{kind}.png")
-    typer.echo(f"saved in {out}: " + ", ".join(sorted(p.name for p in out.iterdir() if p.name != ".work")))
-
-
-def _singles(result: AnyResult) -> Iterator[tuple[str, EmergenceResult]]:
-    """Yield what is worth a table: each space, at the noise level nearest to 0.5."""
-    from tl_emergence.results import SigmaSweep, SpaceComparison
-
-    if isinstance(result, SpaceComparison):
-        for space, found in result.items():
-            yield f"space {space!r}", next(_singles(found))[1]
-    elif isinstance(result, SigmaSweep):
-        yield "", result[min(result, key=lambda sigma: abs(sigma - 0.5))]
-    else:
-        yield "", result
-
-
-def _all_singles(result: AnyResult) -> Iterator[EmergenceResult]:
-    """Yield every result of a sweep or comparison."""
-    from tl_emergence.results import EmergenceResult
-
-    if isinstance(result, EmergenceResult):
-        yield result
-    else:
-        for part in result.values():
-            yield from _all_singles(part)
-
-
-def _figures_of(result: AnyResult) -> list[str]:
-    from tl_emergence.results import SigmaSweep, SpaceComparison
-
-    spaces = ["spaces"] if isinstance(result, SpaceComparison) else []
-    inner = next(iter(result.values())) if isinstance(result, SpaceComparison) else result
-    return [*spaces, "overview", *(["sigma"] if isinstance(inner, SigmaSweep) else [])]
-
-
-def _figure(result: AnyResult, kind: str, metric: Any, space: str | None, sigma: float | None) -> Any:
-    from tl_emergence import plots
-    from tl_emergence.results import EmergenceResult, SigmaSweep, SpaceComparison
-
-    if kind == "spaces":
-        if not isinstance(result, SpaceComparison):
-            raise _needs("spaces", "a result with several spaces (run with --space read --space unit)")
-        return plots.side_by_side(result, metric=metric, sigma=sigma)
-    if isinstance(result, SpaceComparison):
-        if space is not None and space not in result:
-            raise unknown_name("space", space, list(result))
-        result = result[space if space is not None else next(iter(result))]
-    elif space is not None and space != _first(result).space:
-        raise unknown_name("space", space, [_first(result).space])
-    if kind == "sigma":
-        if not isinstance(result, SigmaSweep):
-            raise _needs(
-                "sigma", "a result with several noise levels (run with --sigma 0.25 --sigma 0.5 ...)"
-            )
-        return plots.sigma_curves(result, metric=metric)
-    single = plots.at_sigma(result, sigma)
-    assert isinstance(single, EmergenceResult)
-    drawing = {"overview": plots.overview, "heatmap": plots.heatmap, "curves": plots.curves}[kind]
-    return drawing(single, metric=metric)
-
-
-def _first(result: EmergenceResult | SigmaSweep) -> EmergenceResult:
-    from tl_emergence.results import EmergenceResult
-
-    return result if isinstance(result, EmergenceResult) else next(iter(result.values()))
-
-
-def _needs(kind: str, what: str) -> SettingError:
-    return SettingError(
-        f"no {kind} figure", seen="a single result", expected=what, fix="Choose another --kind."
-    )
-
-
-def _save_figure(figure: Any, path: Path) -> None:
-    import io
-
-    from tl_emergence.files import write_atomically
-
-    formats = (".png", ".pdf", ".svg")
-    if path.suffix not in formats:
-        raise unknown_name("figure format", path.suffix or str(path), formats)
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=150)
-    write_atomically(path, content.getvalue())
 
 
 @contextmanager

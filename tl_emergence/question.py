@@ -11,24 +11,45 @@ from tl_emergence.ceiling import Micro, check_micro
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import Estimator
-from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
+from tl_emergence.estimators.registry import (
+    ESTIMATORS,
+    check_options,
+    get_estimator,
+    plain_options,
+    takes_noise,
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One estimator with the noise levels and the options that it is to use, for macro and micro alike."""
+
+    estimator: Estimator
+    sigmas: tuple[float, ...]
+    options: Mapping[str, Any]
+    sweep: bool
+    """Whether several noise levels were asked for, be it a list of one."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the measure in JSON values."""
+        return {"name": self.estimator.name, "sigma": self.sigmas, **self.options}
 
 
 @dataclass(frozen=True)
 class Question:
-    """Estimator, noise levels, spaces (None: to be chosen by the model's norms), micro, seed and options."""
+    """Measures, spaces (None: to be chosen by the model's norms), micro and seed."""
 
-    estimator: Estimator
-    sigmas: tuple[float, ...]
+    measures: tuple[Measure, ...]
     spaces: tuple[Space, ...] | None
     micro: Micro
     seed: int
-    options: Mapping[str, Any]
+    several_estimators: bool
+    several_spaces: bool
 
     def settings(self) -> dict[str, Any]:
         """Return the question in JSON values."""
         return {
-            "estimator": {"name": self.estimator.name, "sigma": self.sigmas, **self.options},
+            "estimators": [measure.settings() for measure in self.measures],
             "space": self.spaces,
             "micro": self.micro,
             "seed": self.seed,
@@ -36,7 +57,7 @@ class Question:
 
 
 def ask(
-    estimator: str,
+    estimator: str | Sequence[str],
     sigma: float | Sequence[float] | None,
     space: Space | Sequence[Space] | None,
     micro: Micro,
@@ -45,12 +66,16 @@ def ask(
 ) -> Question:
     """Return the question if all of it can be answered, as far as that shows without running a model.
 
+    Of several estimators, each gets the options that it has; sigma goes to those that take noise.
+
     Raises:
-        SettingError: An unknown estimator, space, micro or option; a sigma or seed out of range; no space.
+        SettingError: An unknown estimator, space, micro or option; an option that no estimator has; a sigma
+            or seed out of range; no space or estimator; an estimator twice.
     """
-    chosen = get_estimator(estimator)
-    sigmas = _sigmas(chosen, sigma)
-    check_settings(chosen, sigmas, options)
+    several = not isinstance(estimator, str) and isinstance(estimator, Sequence)
+    chosen = _estimators(estimator if several else (cast("str", estimator),))
+    check_options(chosen, options)
+    measures = tuple(_measure(one, sigma, options, chosen) for one in chosen)
     check_micro(micro)
     spaces = (space,) if isinstance(space, str) else None if space is None else tuple(dict.fromkeys(space))
     if spaces == ():
@@ -59,7 +84,35 @@ def ask(
         )
     for name in spaces or ():
         check_space_name(name)
-    return Question(chosen, sigmas, spaces, micro, integer("seed", seed), plain_options(options))
+    several_spaces = space is not None and not isinstance(space, str)
+    return Question(measures, spaces, micro, integer("seed", seed), several, several_spaces)
+
+
+def _estimators(names: Sequence[str]) -> list[Estimator]:
+    chosen = [get_estimator(name) for name in names]
+    if not chosen or len(set(names)) != len(names):
+        raise SettingError(
+            "estimators not usable",
+            seen=list(names) or "none",
+            expected="at least one, each once",
+            fix=f"Pass one name or several different ones of {list(ESTIMATORS)}.",
+        )
+    return chosen
+
+
+def _measure(
+    estimator: Estimator,
+    sigma: float | Sequence[float] | None,
+    options: Mapping[str, Any],
+    among: Sequence[Estimator],
+) -> Measure:
+    """Give an estimator its share of the settings of a call for several."""
+    if sigma is not None and not takes_noise(estimator) and any(takes_noise(other) for other in among):
+        sigma = None  # such as `exact` beside `noise`
+    sigmas = _sigmas(estimator, sigma)
+    own = {name: value for name, value in options.items() if name in estimator.options}
+    estimator.check(sigmas, own)
+    return Measure(estimator, sigmas, plain_options(own), sigma is not None and not is_one_number(sigma))
 
 
 def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tuple[float, ...]:

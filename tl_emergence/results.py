@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,9 @@ from tl_emergence.geometry import Geometry
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+_Key = TypeVar("_Key")
+_Result = TypeVar("_Result", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,39 +173,62 @@ class EmergenceResult:
         return html(self)
 
 
-@dataclass(frozen=True, eq=False)
-class SigmaSweep(Mapping[float, EmergenceResult]):
-    """One result for each noise level, from the same states and the same draws, scaled."""
+class _Results(Mapping[_Key, _Result]):
+    """Results by what tells them apart, from the same states."""
 
-    results: Mapping[float, EmergenceResult]
+    results: Mapping[_Key, _Result]
+    _KIND = "key"
 
-    def __getitem__(self, sigma: float) -> EmergenceResult:
-        if sigma not in self.results:
-            raise unknown_key("sigma", sigma, self.results)
-        return self.results[sigma]
+    def __getitem__(self, key: _Key) -> _Result:
+        if key not in self.results:
+            raise unknown_key(self._KIND, key, self.results)
+        return self.results[key]
 
-    def __iter__(self) -> Iterator[float]:
+    def __iter__(self) -> Iterator[_Key]:
         return iter(self.results)
 
     def __len__(self) -> int:
         return len(self.results)
 
+    def _parts(self) -> Mapping[_Key, AnyResult]:
+        return cast("Mapping[_Key, AnyResult]", self.results)
+
+    def _title(self, key: _Key) -> str:
+        return f"{self._KIND} {key!r}"
+
     def to_dataframe(self) -> pd.DataFrame:
-        """Return the rows of every result, told apart by the column `sigma`."""
+        """Return the rows of every result, told apart by the columns `estimator`, `space` and `sigma`."""
         from tl_emergence.tables import joined_rows
 
-        return joined_rows(self.results.values())
+        return joined_rows([found.to_dataframe() for found in self._parts().values()])
 
     def summary(self) -> str:
-        """Return the summary of every noise level."""
+        """Return the summary of every result, each under its title."""
         from tl_emergence.tables import joined_summary
 
-        return joined_summary({f"sigma {sigma:g}": found.summary() for sigma, found in self.items()})
+        return joined_summary({self._title(key): found.summary() for key, found in self._parts().items()})
 
     def _repr_html_(self) -> str:
         from tl_emergence.tables import joined_html
 
-        return joined_html({f"sigma {sigma:g}": found._repr_html_() for sigma, found in self.items()})
+        return joined_html({self._title(key): found._repr_html_() for key, found in self._parts().items()})
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write all results to a folder; see `load_result`."""
+        from tl_emergence.saving import save_result
+
+        save_result(cast("AnyResult", self), folder)
+
+
+@dataclass(frozen=True, eq=False)
+class SigmaSweep(_Results[float, EmergenceResult]):
+    """One result for each noise level, from the same states and the same draws, scaled."""
+
+    results: Mapping[float, EmergenceResult]
+    _KIND = "sigma"
+
+    def _title(self, key: float) -> str:
+        return f"sigma {key:g}"
 
     def plot(self, **options: Any) -> Figure:
         """Return information against sigma; see `tl_emergence.plots.sigma_curves`."""
@@ -210,49 +236,16 @@ class SigmaSweep(Mapping[float, EmergenceResult]):
 
         return plots.sigma_curves(self, **options)
 
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write all results to a folder; see `load_result`."""
-        from tl_emergence.saving import save_result
-
-        save_result(self, folder)
-
     def __repr__(self) -> str:
         return f"SigmaSweep({', '.join(f'{sigma:g}' for sigma in self)}: {next(iter(self.values()))!r})"
 
 
 @dataclass(frozen=True, eq=False)
-class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
+class SpaceComparison(_Results[str, EmergenceResult | SigmaSweep]):
     """One result or sweep for each space, from the same states: `read` and `unit` side by side."""
 
     results: Mapping[str, EmergenceResult | SigmaSweep]
-
-    def __getitem__(self, space: str) -> EmergenceResult | SigmaSweep:
-        if space not in self.results:
-            raise unknown_key("space", space, self.results)
-        return self.results[space]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return the rows of every result, told apart by the columns `space` and `sigma`."""
-        import pandas as pd
-
-        return pd.concat([found.to_dataframe() for found in self.results.values()], ignore_index=True)
-
-    def summary(self) -> str:
-        """Return the summary of every space."""
-        from tl_emergence.tables import joined_summary
-
-        return joined_summary({f"space {space!r}": found.summary() for space, found in self.items()})
-
-    def _repr_html_(self) -> str:
-        from tl_emergence.tables import joined_html
-
-        return joined_html({f"space {space!r}": found._repr_html_() for space, found in self.items()})
+    _KIND = "space"
 
     def plot(self, **options: Any) -> Figure:
         """Return heatmaps side by side; see `tl_emergence.plots.side_by_side`."""
@@ -260,14 +253,51 @@ class SpaceComparison(Mapping[str, "EmergenceResult | SigmaSweep"]):
 
         return plots.side_by_side(self, **options)
 
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write all results to a folder; see `load_result`."""
-        from tl_emergence.saving import save_result
-
-        save_result(self, folder)
-
     def __repr__(self) -> str:
         return f"SpaceComparison({', '.join(self)})"
 
 
-AnyResult = EmergenceResult | SigmaSweep | SpaceComparison
+@dataclass(frozen=True, eq=False)
+class EstimatorComparison(_Results[str, EmergenceResult | SigmaSweep | SpaceComparison]):
+    """What each estimator says about the same states of the same prompts, and of the same controls.
+
+    Each answers a question of its own: read them beside each other, subtract none from another. What a name
+    gives is what a call for that estimator alone would return: `found["noise"]`, `found["noise"]["read"]`,
+    `found["noise"]["read"][0.5]`.
+
+    Example:
+        >>> found = information_emergence(model, tokens, estimator=("exact", "noise"), space="unit")
+        >>> found
+        EstimatorComparison(exact, noise)
+        >>> found["exact"].macro[1].tolist()
+        [2.0, 2.0, 3.0]
+    """
+
+    results: Mapping[str, EmergenceResult | SigmaSweep | SpaceComparison]
+    _KIND = "estimator"
+
+    def plot(self, **options: Any) -> Figure:
+        """Return curves side by side, a panel an estimator; see `tl_emergence.plots.estimator_curves`."""
+        from tl_emergence import plots
+
+        return plots.estimator_curves(self, **options)
+
+    def summary(self) -> str:
+        """Return one table of all estimators beside each other, then the summary of each."""
+        from tl_emergence.tables import joined_summary
+
+        beside = {"estimators side by side": self.side_by_side()}
+        each = {self._title(key): found.summary() for key, found in self.items()}
+        return joined_summary({**beside, **each})
+
+    def side_by_side(self) -> str:
+        """Return emergence at the last scored position by every estimator, one row a block, as text."""
+        from tl_emergence.tables import beside_each_other
+
+        return beside_each_other(self)
+
+    def __repr__(self) -> str:
+        return f"EstimatorComparison({', '.join(self)})"
+
+
+AnyResult = EmergenceResult | SigmaSweep | SpaceComparison | EstimatorComparison

@@ -30,10 +30,22 @@ from tl_emergence.files import (
     write_atomically,
 )
 from tl_emergence.geometry.companion import GEOMETRY_NAMES, Geometry
-from tl_emergence.results import AnyResult, EmergenceResult, SigmaSweep, SpaceComparison, Subsample
+from tl_emergence.results import (
+    AnyResult,
+    EmergenceResult,
+    EstimatorComparison,
+    SigmaSweep,
+    SpaceComparison,
+    Subsample,
+)
 
 _FORMAT = "tl_emergence result"
 _VERSION = 1
+_KINDS = {
+    "sigma sweep": SigmaSweep,
+    "space comparison": SpaceComparison,
+    "estimator comparison": EstimatorComparison,
+}
 _PLAIN = ("layers", "positions", "labels", "n_prompts", "cap_bits", "settings")
 _OTHER = ("exact", "subsamples", "controls", "geometry")
 _TENSORS = tuple(f.name for f in fields(EmergenceResult) if f.name not in (*_PLAIN, *_OTHER))
@@ -111,7 +123,7 @@ def _describe(result: AnyResult, prefix: str, tensors: dict[str, Tensor]) -> dic
     """Return the JSON side of a result; put its tensors, under prefixed names, into `tensors`."""
     if isinstance(result, EmergenceResult):
         return _describe_one(result, prefix, tensors)
-    kind = "sigma sweep" if isinstance(result, SigmaSweep) else "space comparison"
+    kind = next(name for name, of in _KINDS.items() if isinstance(result, of))
     parts = [
         {"key": key, "result": _describe(part, f"{prefix}{key}/", tensors)} for key, part in result.items()
     ]
@@ -153,7 +165,7 @@ def _restore(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor])
         part["key"]: _restore(part["result"], f"{prefix}{part['key']}/", tensors)
         for part in described["parts"]
     }
-    return SigmaSweep(parts) if described["kind"] == "sigma sweep" else SpaceComparison(parts)
+    return _KINDS[described["kind"]](parts)
 
 
 def _restore_one(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> EmergenceResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from tl_emergence.checkpoints import Workspace
 from tl_emergence.estimators.exact import closest_distance
 from tl_emergence.estimators.interface import ChainEstimate, Estimator, StateChain
 from tl_emergence.estimators.jackknife import jackknife_stderr
-from tl_emergence.geometry import Geometry, GeometrySettings, companion_geometry
 from tl_emergence.results import EmergenceResult, Subsample
 
 # A first position whose macro state is the token's own (nothing came before it but BOS) shares its value
@@ -41,9 +39,8 @@ def score(
     part: str,
     device: torch.device,
     progress: bool,
-    geometry: GeometrySettings | None = None,
 ) -> list[EmergenceResult]:
-    """Score captured states, one result a sigma, with their geometry where it is asked for.
+    """Score captured states, one result a sigma.
 
     Every (part, position) is kept in the workspace when it is done and not computed again.
     """
@@ -81,23 +78,9 @@ def score(
             closest.append(torch.as_tensor(gaps, dtype=torch.float64))
             bar.update()
     distances = _closest(states, closest)
-    results = [
+    return [
         _result(states, alone, macro, distances, s, sigma, space, seed, micro, scales)
         for s, sigma in enumerate(sigmas)
-    ]
-    if geometry is None:
-        return results
-    name = f"{part}-{space}-geometry"
-    found = workspace.load_tensors(name)
-    if found is None:
-        found = companion_geometry(
-            states, space=space, settings=geometry, seed=seed, device=device, progress=progress
-        ).tensors()
-        workspace.save_tensors(name, found)
-    described = asdict(geometry)
-    return [
-        replace(result, geometry=Geometry(**found), settings={**result.settings, "geometry": described})
-        for result in results
     ]
 
 

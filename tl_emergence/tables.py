@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as html_escape
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tl_emergence.results import EmergenceResult
+    from tl_emergence.results import EmergenceResult, EstimatorComparison
 
 _CONTROL_NAMES = {
     "shuffled_weights": "weight-shuffled",
@@ -26,15 +26,11 @@ def result_rows(result: EmergenceResult) -> pd.DataFrame:
     """Return one row for each run, layer, position and metric."""
     frames = [_rows(result, "")]
     frames += [_rows(control, name) for name, control in result.controls.items()]
-    return _concat(frames)
+    return joined_rows(frames)
 
 
-def joined_rows(results: Iterable[EmergenceResult]) -> pd.DataFrame:
-    """Return the rows of several results together."""
-    return _concat([result_rows(result) for result in results])
-
-
-def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def joined_rows(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of several data frames together."""
     import pandas as pd
 
     return pd.concat(frames, ignore_index=True)
@@ -76,7 +72,7 @@ def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
                 }
             )
         )
-    return _concat(frames)
+    return joined_rows(frames)
 
 
 def with_error(value: float, stderr: float) -> str:
@@ -194,12 +190,60 @@ def _where(result: EmergenceResult) -> str:
 def summary(result: EmergenceResult) -> str:
     """Return the result in words and one table."""
     titles, rows = last_position_rows(result)
-    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
-    table = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [titles, *rows]
-    ]
+    table = aligned([titles, *rows])
     return "\n".join([*header(result), "", _where(result), *table, "", *caveats(result)])
+
+
+def beside_each_other(comparison: EstimatorComparison) -> str:
+    """Return emergence at the last scored position, a column an estimator (and space), as text."""
+    from tl_emergence.selection import worth_a_table
+
+    shown = [(_column_title(title), found) for title, found in worth_a_table(comparison)]
+    first = shown[0][1]
+    rows = [["block", *(title for title, _ in shown)]]
+    for i, layer in enumerate(first.layers):
+        rows.append([str(layer), *(_last_emergence(found, i) for _, found in shown)])
+    if all(found.estimator != "exact" for _, found in shown):
+        exact = [f"{float(value):.3f}" for value in first.exact.emergence[:, -1]]
+        rows = [[row[0], cell, *row[1:]] for row, cell in zip(rows, ["exact", *exact], strict=True)]
+    where = f"({first.positions[-1]}, {first.labels[-1]!r})"
+    questions = [f"{name}: {question_of(name)}" for name in comparison if question_of(name)]
+    return "\n".join(
+        [
+            f"Emergence at the last scored position {where}, in bits; each estimator answers a question of",
+            "its own, so that no column is an estimate of another:",
+            *aligned(rows),
+            "",
+            *questions,
+        ]
+    )
+
+
+def _column_title(title: str) -> str:
+    return title.replace("estimator ", "").replace("space ", "").replace("'", "")
+
+
+def _last_emergence(result: EmergenceResult, i: int) -> str:
+    flag = " (sat.)" if bool(result.macro_saturated[i, -1]) else ""
+    return with_error(float(result.emergence[i, -1]), float(result.stderr[i, -1])) + flag
+
+
+def question_of(estimator: str) -> str:
+    """Return the question that an estimator answers; nothing for one that is not known here."""
+    from tl_emergence.estimators import ESTIMATORS
+
+    return ESTIMATORS[estimator].measures if estimator in ESTIMATORS else ""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, columns aligned to the right.
+
+    Example:
+        >>> aligned([["block", "bits"], ["10", "2.5"]])
+        ['block  bits', '   10   2.5']
+    """
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def joined_summary(parts: Mapping[str, str]) -> str:

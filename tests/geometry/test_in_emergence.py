@@ -10,6 +10,7 @@ import torch
 
 import tl_emergence as tle
 from tests import toys
+from tl_emergence import answers
 from tl_emergence.errors import SettingError
 from tl_emergence.geometry import GeometrySettings, companion_geometry
 from tl_emergence.geometry.companion import GEOMETRY_NAMES
@@ -46,6 +47,38 @@ def test_controls_have_their_own_geometry_and_a_sweep_shares_one(model: Any) -> 
     control = sweep[0.5].controls["shuffled_weights"]
     assert same(sweep[0.5].geometry, sweep[1.0].geometry)
     assert not torch.equal(control.geometry.norm, sweep[0.5].geometry.norm)
+
+
+def test_estimators_share_one_geometry_a_run_and_space(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(
+        answers,
+        "companion_geometry",
+        lambda states, **settings: (
+            measured.append(settings["space"]) or companion_geometry(states, **settings)
+        ),
+    )
+    settings: dict[str, Any] = {
+        "space": ("unit", "resid"),
+        "controls": ("shuffled_tokens", "deranged"),
+        "sigma": (0.5, 1.0),
+    }
+    found = measure(toy, estimator=("exact", "noise"), **settings)
+    assert measured == ["unit", "resid"] * 2  # of the model and of its one control with states of its own
+    for space in ("unit", "resid"):
+        exact, noise = found["exact"][space], found["noise"][space][1.0]
+        assert exact.geometry is noise.geometry
+        assert same(exact.geometry, measure(toy, space=space).geometry)
+        assert exact.settings["geometry"] == noise.settings["geometry"]
+        assert exact.controls["shuffled_tokens"].geometry is noise.controls["shuffled_tokens"].geometry
+
+
+def test_a_deranged_control_leaves_its_columns_empty(toy: Any) -> None:
+    found = measure(toy, controls=("deranged",))
+    assert found.controls["deranged"].geometry is None
+    frame = found.to_dataframe()
+    assert bool(frame[frame.control == "deranged"][list(GEOMETRY_NAMES)].isna().all(axis=None))
+    assert bool(frame[frame.control == ""]["norm"].notna().all())
 
 
 def test_the_data_frame_has_a_column_for_each_quantity(toy: Any) -> None:
@@ -94,10 +127,8 @@ def test_a_cache_gives_the_geometry_of_its_model(model: Any) -> None:
 def test_a_run_that_was_stopped_does_not_measure_its_geometry_again(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tl_emergence import scoring
-
     found = measure(toy, workdir=tmp_path)
-    monkeypatch.setattr(scoring, "companion_geometry", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(answers, "companion_geometry", lambda *_, **__: pytest.fail("measured again"))
     assert same(measure(toy, workdir=tmp_path).geometry, found.geometry)
     with pytest.raises(SettingError, match="belongs to another run: saw .* differs in geometry"):
         measure(toy, workdir=tmp_path, geometry=False)

@@ -7,7 +7,7 @@ from tl_emergence.estimators.interface import ChainEstimate, Direction, Estimate
 from tl_emergence.estimators.mine_paper import MinePaperEstimator, published_seconds
 from tl_emergence.estimators.mutual_information import mutual_information
 from tl_emergence.estimators.noise import NoiseEstimator
-from tl_emergence.estimators.registry import ESTIMATORS, get_estimator
+from tl_emergence.estimators.registry import ESTIMATORS, get_estimator, option_defaults, takes_noise
 from tl_emergence.estimators.usable_information import usable_information
 from tl_emergence.estimators.vinfo import VinfoEstimator
 
@@ -29,6 +29,8 @@ __all__ = [
     "get_estimator",
     "miller_madow_bits",
     "mutual_information",
+    "option_defaults",
     "published_seconds",
+    "takes_noise",
     "usable_information",
 ]
