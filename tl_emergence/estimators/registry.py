@@ -11,6 +11,7 @@ from tl_emergence.estimators.exact import ExactEstimator
 from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import Estimator
 from tl_emergence.estimators.mine_paper import MinePaperEstimator
+from tl_emergence.estimators.nce import NceEstimator
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.vinfo import VinfoEstimator
 
@@ -20,6 +21,7 @@ ESTIMATORS: dict[str, Estimator] = {
         ExactEstimator(),
         NoiseEstimator(),
         GaussianEstimator(),
+        NceEstimator(),
         VinfoEstimator(),
         MinePaperEstimator(),
     )
