@@ -56,6 +56,7 @@ def contrastive_nats(logits: Float[Tensor, "*task row row"]) -> Float[Tensor, "*
     return own - logits.logsumexp(dim=-1) + math.log(logits.shape[-1])
 
 
+@torch.enable_grad()
 def train_critics(tasks: Sequence[Task]) -> list[Critic]:
     """Train one critic a task, all as one batched network; no task sees another, or depends on it.
 

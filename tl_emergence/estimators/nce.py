@@ -27,10 +27,12 @@ from tl_emergence.estimators.interface import (
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
 from tl_emergence.estimators.variates import (
     LINEAR_RIDGES,
+    Ranks,
     Variates,
     linear_variates,
     normal_scores,
     prototype_variates,
+    ranks,
 )
 from tl_emergence.estimators.vinfo import FOLDS, check_folds, means_without_blocks
 
@@ -131,8 +133,9 @@ class NceEstimator:
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         limits, steps = [], []
         parts = list(_parts(blocks % folds, seed))
+        of_x, of_y = ranks(x), ranks(y)
         tasks = [
-            _task(normal_scores(x, p.train, components), normal_scores(y, p.train, components), p)
+            _task(normal_scores(of_x, p.train, components), normal_scores(of_y, p.train, components), p)
             for p in parts
         ]
         for part, critic in zip(parts, _trained(tasks), strict=True):
@@ -229,12 +232,12 @@ def _chain_tasks(
     device = chain.states[0].device
     rows = rows.to(device)
     fold_of = blocks_of(len(rows), seed).to(device) % folds
-    noisy: dict[int, Tensor] = {}
+    noisy: dict[int, Ranks] = {}
     for i, number in enumerate(chain.numbers):
         x = chain.states[i][rows].float()
         if bool((x == x[:1]).all()):
             continue
-        noisy[i] = x + sigma * noise_like(x, seed, chain.name, t, number).float()
+        noisy[i] = ranks(x + sigma * noise_like(x, seed, chain.name, t, number).float())
     for f, part in enumerate(_parts(fold_of, seed)):
         views = {i: normal_scores(x, part.train, components) for i, x in noisy.items()}
         for k, (i, j) in enumerate(chain.pairs):

@@ -40,25 +40,63 @@ class Variates:
     correlations: Float[Tensor, " pair"]
 
 
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The rows of a matrix in the order of each of its coordinates: sorted once, for every training part.
+
+    Attributes:
+        order: Which row stands where, coordinate by coordinate.
+        first: The place of the first row of the same value; None where no value occurs twice.
+        last: That of the last row of the same value.
+    """
+
+    order: Int[Tensor, "d row"]
+    first: Int[Tensor, "d row"] | None
+    last: Int[Tensor, "d row"] | None
+
+
+def ranks(x: Float[Tensor, "row d"]) -> Ranks:
+    """Sort each coordinate of the rows."""
+    values, order = x.t().contiguous().sort(dim=1)
+    fresh = values[:, 1:] != values[:, :-1]
+    if bool(fresh.all()):
+        return Ranks(order, None, None)
+    n = x.shape[0]
+    places = torch.arange(n, device=x.device).expand_as(order)
+    edge = torch.ones_like(fresh[:, :1])
+    first = torch.where(torch.cat([edge, fresh], dim=1), places, 0).cummax(dim=1).values
+    last = torch.where(torch.cat([fresh, edge], dim=1), places, n).flip(1).cummin(dim=1).values.flip(1)
+    return Ranks(order, first, last)
+
+
 def normal_scores(
-    x: Float[Tensor, "row d"], train: Int[Tensor, " training"], most: int | None
+    x: Ranks, train: Int[Tensor, " training"], most: int | None
 ) -> Float[Tensor, "row component"]:
     """Replace each coordinate by the normal quantile of its rank among the training rows, and centre it.
 
     A monotone map of each coordinate keeps the mutual information and takes heavy tails away. Where there
     are more coordinates than `most`, the leading principal components of the training rows are returned.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0], [9.0], [100.0]])
+        >>> normal_scores(ranks(x), torch.arange(3), None).flatten().round(decimals=2).tolist()
+        [-1.22, 0.0, 1.22]
     """
-    known = x[train].t().contiguous().sort(dim=1).values
-    asked = x.t().contiguous()
-    below = torch.searchsorted(known, asked, right=False)
-    up_to = torch.searchsorted(known, asked, right=True)
-    n = len(train)
-    quantile = ((below + up_to + 1).to(x.dtype) / (2 * (n + 1))).clamp(0.5 / (n + 1), 1 - 0.5 / (n + 1))
-    scores = torch.special.ndtri(quantile).t()
+    n_rows, n = x.order.shape[1], len(train)
+    known = torch.zeros(n_rows, dtype=torch.int32, device=train.device)
+    known[train] = 1
+    here = known[x.order]
+    up_to = here.cumsum(dim=1, dtype=torch.int32)
+    below = up_to - here
+    if x.first is not None and x.last is not None:
+        below, up_to = below.gather(1, x.first), up_to.gather(1, x.last)
+    quantile = ((below + up_to + 1).float() / (2 * (n + 1))).clamp(0.5 / (n + 1), 1 - 0.5 / (n + 1))
+    scores = torch.empty_like(quantile).scatter_(1, x.order, torch.special.ndtri(quantile)).t().contiguous()
     scores = scores - scores[train].mean(dim=0)
     scores = scores / scores[train].square().mean().sqrt().clamp_min(1e-12)
     if most is None or scores.shape[1] <= most:
-        return scores.contiguous()
+        return scores
     directions = torch.linalg.eigh(scores[train].t() @ scores[train]).eigenvectors
     return scores @ directions.flip(1)[:, :most]
 
