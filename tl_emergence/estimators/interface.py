@@ -30,6 +30,8 @@ class Estimate:
         pointwise: Contribution of each row, whose mean is `bits`, where the estimator has such.
         settings: Everything needed to repeat the estimate: JSON values only.
         null: The same estimate after the rows of y were deranged, where that was asked for.
+        certified_bits: A lower confidence limit of the mutual information, of the confidence in the
+            settings, where the estimator proves one.
     """
 
     bits: float
@@ -40,6 +42,7 @@ class Estimate:
     pointwise: Float[Tensor, " sample"] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     null: Estimate | None = None
+    certified_bits: float | None = None
 
     @property
     def interval(self) -> tuple[float, float]:

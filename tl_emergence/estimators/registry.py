@@ -13,6 +13,7 @@ from tl_emergence.estimators.exact import ExactEstimator
 from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import Estimator
 from tl_emergence.estimators.mine_paper import MinePaperEstimator
+from tl_emergence.estimators.nce import NceEstimator
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.vinfo import VinfoEstimator
 
@@ -22,6 +23,7 @@ ESTIMATORS: dict[str, Estimator] = {
         ExactEstimator(),
         NoiseEstimator(),
         GaussianEstimator(),
+        NceEstimator(),
         VinfoEstimator(),
         MinePaperEstimator(),
     )
