@@ -161,8 +161,8 @@ def information_emergence(
             Not together with hooks of your own: no record could tell whether they are still the same.
         progress: Show progress bars on standard error.
         options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`,
-            `components` and `folds` for `vinfo`, `steps`, `segment` and `rows` for `mine_paper`). Of several
-            estimators, those that have it get it.
+            `components` and `folds` for `nce` and `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
+            Of several estimators, those that have it get it.
 
     Returns:
         An `EmergenceResult`; a `SigmaSweep` for several sigmas; a `SpaceComparison` for several spaces, of

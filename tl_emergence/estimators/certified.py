@@ -39,7 +39,7 @@ def certified_nats(
         at_stop: Logits of the stopping rows, x by y.
         at_report: Logits of the report rows, x by y.
         against: Logits of the x of the report rows and the y of the stopping rows.
-        error: The probability to be wrong.
+        error: The probability to be wrong, for independent rows in random order.
     """
     n_stop, n_report = len(at_stop), len(at_report)
     others = ~torch.eye(n_stop, dtype=torch.bool, device=at_stop.device)

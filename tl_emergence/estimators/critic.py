@@ -20,6 +20,7 @@ LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.05
 PATIENCE = 10
 _WARM_UP = 0.1
+_NULL_SPREADS = 2.0
 _SCALES = torch.logspace(-0.3, 0.2, 11)
 
 
@@ -61,7 +62,9 @@ def train_critics(tasks: Sequence[Task]) -> list[Critic]:
     """Train one critic a task, all as one batched network; no task sees another, or depends on it.
 
     Every epoch the value on the stopping rows is asked; what was best counts, and a task without a better
-    one for some epochs is done. At last the logits are scaled to the best value on the stopping rows.
+    one for some epochs is done. At last the logits are scaled to the best value on the stopping rows; a
+    critic whose value there is not two standard errors above 0 is set to 0, which reports exactly 0: noise
+    learned by heart would take it below.
     """
     inputs = [_stacked([getattr(task, name) for task in tasks]) for name in ("input_x", "input_y")]
     starts = [_stacked([getattr(task, name) for task in tasks]) for name in ("start_x", "start_y")]
@@ -108,6 +111,8 @@ def train_critics(tasks: Sequence[Task]) -> list[Critic]:
         scales = _SCALES.to(best)
         tried = torch.stack([stop_values(float(scale)) for scale in _SCALES])
         scale = scales[tried.argmax(dim=0)]
+        logits = scale[:, None, None] * _logits(params, *at_stop)
+        scale = torch.where(_beyond_chance(contrastive_nats(logits)), scale, 0.0)
         x, y = _features(params, *inputs, *starts)
     return [Critic(scale[k] * x[k], y[k], int(best_step[k])) for k in range(len(tasks))]
 
@@ -190,6 +195,10 @@ def _stacked(parts: Sequence[Float[Tensor, "row _"]]) -> Float[Tensor, "task row
     """Stack matrices, filled up with columns of zeros, which change nothing."""
     width = max(part.shape[1] for part in parts)
     return torch.stack([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _beyond_chance(nats: Float[Tensor, "task row"]) -> Bool[Tensor, " task"]:
+    return nats.mean(dim=-1) > _NULL_SPREADS * nats.std(dim=-1) / math.sqrt(nats.shape[-1])
 
 
 def _keep(kept: Sequence[Tensor], params: Sequence[Tensor], better: Bool[Tensor, " task"]) -> None:

@@ -37,7 +37,7 @@ def mutual_information(
         null: Estimate once more with the rows of y deranged (no row keeps its partner): `.null` of the
             result, and what to expect of it in `.settings["null_means"]`.
         options: What the estimator takes besides (`draws` for `noise`, `components` for `gaussian`,
-            `components` and `folds` for `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
+            `components` and `folds` for `nce` and `vinfo`, `steps`, `segment` and `rows` for `mine_paper`).
 
     Returns:
         The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.

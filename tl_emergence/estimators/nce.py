@@ -197,7 +197,7 @@ class NceEstimator:
 
 
 def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
-    """Yield the three parts of every fold; which rows stop, and every later draw, by the fold's generator.
+    """Yield the three parts of every fold in random order, whatever order the caller's rows have.
 
     Raises:
         SettingError: Fewer than eight rows a fold.
@@ -213,10 +213,12 @@ def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
     for fold in range(folds):
         generator = generator_for(seed, "nce", fold)
         held = fold_of == fold
-        others = (~held).nonzero().flatten()
-        others = others[torch.randperm(len(others), generator=generator).to(others.device)]
+        others, report = (
+            rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            for rows in ((~held).nonzero().flatten(), held.nonzero().flatten())
+        )
         n_stop = max(4, n // _STOPPING_SHARE)
-        yield _Part(held.nonzero().flatten(), others[:n_stop], others[n_stop:], generator)
+        yield _Part(report, others[:n_stop], others[n_stop:], generator)
 
 
 def _chain_tasks(

@@ -25,8 +25,9 @@ class Variates:
     """Paired canonical variates of all rows.
 
     Training rows are seen by directions that were found without them, the other rows by those found on all
-    of the training part: so the variates of training rows are as informative as those of new rows, and what
-    is learned from them holds for both.
+    of the training part: so the variates of training rows tell little more than those of new rows, and what
+    is learned from them holds for both. A little more they tell: the rotation that takes one set of
+    directions onto the other has seen all training rows.
 
     Attributes:
         x: The variates of x, of variance 1 on the training part.
