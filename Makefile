@@ -4,10 +4,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 MATRIX := 2.16 2.18 3.9
+# The first is for tuning, the others for reporting.
+KNOWN_SEEDS := 0 1 2
 # One converted copy of the packaged model serves every environment.
 AGREEMENT := $(CURDIR)/build/agreement
 
-.PHONY: demo test test-fast test-matrix $(MATRIX:%=matrix-%) lint benchmark clean
+.PHONY: demo test test-fast test-matrix $(MATRIX:%=matrix-%) lint benchmark benchmark-mi model-states clean
 
 demo: .venv/.demo  ## the main job on Gemma 3 270M: table, figures and result in demo/
 	$(BIN)/tl-emergence run gemma-3-270m --prompts country --n 1024 --space read --space unit \
@@ -35,6 +37,22 @@ $(MATRIX:%=matrix-%): matrix-%: .venv-%/.installed
 
 benchmark: .venv/.dev  ## the speed and memory of the README: about 20 minutes, nothing else running
 	$(BIN)/python benchmarks/pipeline.py
+
+benchmark-mi: $(KNOWN_SEEDS:%=build/benchmark_mi/seed-%.npz)  ## arrays of the 40 tasks, from an environment of their own
+
+build/benchmark_mi/seed-%.npz: benchmarks/known_answers/sample_benchmark_mi.py .venv-bmi/.installed
+	.venv-bmi/bin/python $< --seed $* $@
+
+model-states: $(KNOWN_SEEDS:%=build/model_states/seed-%/.made)  ## states of known information: some minutes a seed
+
+build/model_states/seed-%/.made: benchmarks/known_answers/model_prompts.py benchmarks/known_answers/model_states.py | .venv/.dev
+	$(BIN)/python -m benchmarks.known_answers.capture_model_states --seed $*
+	touch $@
+
+.venv-bmi/.installed: benchmarks/known_answers/benchmark_mi.txt
+	$(PYTHON) -m venv .venv-bmi
+	.venv-bmi/bin/python -m pip install --quiet --no-deps -r $<
+	touch $@
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
