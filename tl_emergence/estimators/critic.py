@@ -27,8 +27,9 @@ _SCALES = torch.logspace(-0.3, 0.2, 11)
 class Task:
     """What one critic learns from: its inputs for all rows, a start, and which rows train and stop it.
 
-    The critic is start_x . start_y + f(input_x) . g(input_y), f and g networks of two hidden layers, the
-    last layer of g zero at first: training begins at the start, which is kept where nothing better is found.
+    The critic is w start_x . start_y + f(input_x) . g(input_y), f and g networks of two hidden layers. The
+    weights w are 1 and the last layer of g is zero at first: training begins at the start, which is kept
+    where nothing better is found.
     """
 
     input_x: Float[Tensor, "row p"]
@@ -63,8 +64,14 @@ def train_critics(tasks: Sequence[Task]) -> list[Critic]:
     """
     inputs = [_stacked([getattr(task, name) for task in tasks]) for name in ("input_x", "input_y")]
     starts = [_stacked([getattr(task, name) for task in tasks]) for name in ("start_x", "start_y")]
-    params = _initial(tasks, inputs[0].shape[-1], inputs[1].shape[-1])
-    optimizer = torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    networks = _initial(tasks, inputs[0].shape[-1], inputs[1].shape[-1])
+    weights = torch.ones_like(starts[0][:, :1]).requires_grad_()
+    params = [*networks, weights]
+    optimizer = torch.optim.AdamW(
+        [{"params": networks}, {"params": [weights], "weight_decay": 0.0}],
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+    )
     batches = _Batches(tasks)
     stop = torch.stack([task.stop for task in tasks]).to(inputs[0].device)
     at_stop = [_rows_of(m, stop) for m in (*inputs, *starts)]
@@ -164,10 +171,10 @@ def _network(weights: Sequence[Tensor], rows: Float[Tensor, "task row k"]) -> Fl
 def _features(
     params: Sequence[Tensor], x: Tensor, y: Tensor, start_x: Tensor, start_y: Tensor
 ) -> tuple[Float[Tensor, "task row k"], Float[Tensor, "task row k"]]:
-    of_x, of_y = _network(params[:6], x), _network(params[6:], y)
+    of_x, of_y = _network(params[:6], x), _network(params[6:12], y)
     # The last feature of y stands alone: a term of y only.
     of_x = torch.cat([of_x[..., :-1], torch.ones_like(of_x[..., :1])], dim=-1)
-    return torch.cat([start_x, of_x], dim=-1), torch.cat([start_y, of_y], dim=-1)
+    return torch.cat([params[12] * start_x, of_x], dim=-1), torch.cat([start_y, of_y], dim=-1)
 
 
 def _logits(params: Sequence[Tensor], *rows: Tensor) -> Float[Tensor, "task i j"]:

@@ -77,15 +77,17 @@ def linear_variates(
     n = len(train)
     parts = [train[j::INNER_FOLDS] for j in range(INNER_FOLDS)]
     moments = [(x[p].t() @ x[p], y[p].t() @ y[p], x[p].t() @ y[p]) for p in parts]
-    total = tuple(sum(part[1:], start=part[0]) for part in zip(*moments, strict=True))
+    s_xx, s_yy, s_xy = (torch.stack(part).sum(dim=0) for part in zip(*moments, strict=True))
     found = None
     for ridge in ridges:
-        to_x, to_y = _directions(*(m / n for m in total), ridge, generator)
+        to_x, to_y = _directions(s_xx / n, s_yy / n, s_xy / n, ridge, generator)
         of_x, of_y = x @ to_x, y @ to_y
         for part, own in zip(parts, moments, strict=True):
-            left = [(m - o) / (n - len(part)) for m, o in zip(total, own, strict=True)]
-            without_x, without_y = _directions(*left, ridge, generator)
-            turn_x, turn_y = _alignment(without_x, without_y, to_x, to_y, total[0], total[1])
+            left = n - len(part)
+            without_x, without_y = _directions(
+                (s_xx - own[0]) / left, (s_yy - own[1]) / left, (s_xy - own[2]) / left, ridge, generator
+            )
+            turn_x, turn_y = _alignment(without_x, without_y, to_x, to_y, s_xx, s_yy)
             of_x[part] = x[part] @ without_x @ turn_x
             of_y[part] = y[part] @ without_y @ turn_y
         of_x = of_x / of_x[train].std(dim=0).clamp_min(1e-9)
