@@ -1,0 +1,2 @@
+def report(rows, seed, out):
+    return 0
