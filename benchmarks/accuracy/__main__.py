@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.accuracy.measure import ESTIMATORS, Question, answer, questions
+from benchmarks.accuracy.report import chosen, insert_in_readme, report
 from benchmarks.accuracy.rows import append_row, read_rows
 from benchmarks.known_answers import FAMILIES, Case, cases
 from tl_emergence.estimators import ESTIMATORS as KNOWN
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--fresh", action="store_true", help="forget the rows there are")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--readme", action="store_true", help="put the summary into benchmarks/README.md")
     options = parser.parse_args(arguments)
     file = options.out / "accuracy.csv"
     if options.fresh:
@@ -75,9 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             repeats=options.repeats,
         )
         measure(list(asked), file)
-    from benchmarks.accuracy.report import report  # drawing is not needed before
-
-    return report(read_rows(file), options.seed, options.out)
+    rows = chosen(read_rows(file), options.seed, options.n)
+    if options.readme:
+        insert_in_readme(rows)
+    return report(rows, options.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ STORED = ("benchmark_mi", "model_states")
 """Families with one draw a seed: the arrays that were made."""
 
 PROMPT_SET_SIGMA = 0.05
-"""Prompt sets have no noise, and `noise` needs some: points 1 apart are told from each other at this level."""
+"""Prompt sets have no noise, and `noise` needs some: at this level points 1 apart stay apart."""
 
 MOST_POINTS = 16_384
 """The largest set given to `noise`, whose time goes with the square."""
@@ -42,7 +42,7 @@ class Question:
         estimator: Who is asked.
         seed: The seed of the run.
         repeat: Number of the draw: 0 is that of the seed itself.
-        n: Rows asked for.
+        n: Rows asked for; 0 where it is given all points.
         given: What the estimator is given, in words.
         points: Whether that is the points of a finite set, not draws.
         options: What `mutual_information` takes besides.
@@ -106,11 +106,11 @@ def _posed(question: Question) -> Question | None:
         return question
     if estimator == "noise" and case.finite:
         sigma = case.sigma or PROMPT_SET_SIGMA
-        return replace(question, given=f"points, sigma {sigma:g}", points=True, options={"sigma": sigma})
+        return replace(question, given=f"points, sigma {sigma:g}", points=True, n=0, options={"sigma": sigma})
     if estimator == "noise" and case.family == "gaussian":
         return replace(question, given="draws, sigma 0.5: another question", options={"sigma": 0.5})
     if estimator == "exact" and case.family == "prompt_set" and question.repeat == 0:
-        return replace(question, given="points", points=True)
+        return replace(question, given="points", points=True, n=0)
     if estimator == "mine_paper":
         steps, rows = SCALED_DOWN["steps"], SCALED_DOWN["rows"]
         label = f"draws, scaled down: {steps:,} steps, {rows:,} rows"
@@ -128,7 +128,7 @@ def answer(question: Question) -> Row:
     row = replace(question.row, n=len(x))
     if question.estimator == "noise" and len(x) > MOST_POINTS:
         return replace(row, message=f"not run: more than {MOST_POINTS:,} points")
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     try:
         found = mutual_information(
             x, y, estimator=question.estimator, seed=question.draw_seed, **question.options
@@ -143,4 +143,5 @@ def answer(question: Question) -> Row:
         certified_bits=found.certified_bits,
         cap_bits=found.cap_bits,
         seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - cpu_start,
     )

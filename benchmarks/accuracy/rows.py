@@ -6,8 +6,9 @@ import csv
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 Key = tuple[str, str, str, int, int, int, str]
 
@@ -25,7 +26,7 @@ class Row:
         estimator: Name of the estimator.
         seed: The seed asked for.
         repeat: Which draw of that seed.
-        asked: Rows asked for.
+        asked: Rows asked for; 0 where it was given all points.
         given: What the estimator was given: draws or points, noise level, settings.
         n: Rows that it was given.
         truth_bits: The known answer.
@@ -33,7 +34,8 @@ class Row:
         stderr: Its standard error.
         certified_bits: Its lower confidence limit, where it proves one.
         cap_bits: What it cannot exceed.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time: what else runs on the machine adds to it.
+        cpu_seconds: Processor time of this process, over all threads.
         threads: Threads that torch used.
         message: Why there is no estimate.
     """
@@ -52,6 +54,7 @@ class Row:
     certified_bits: float | None = None
     cap_bits: float | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
     threads: int = 1
     message: str = ""
 
@@ -80,14 +83,18 @@ class Row:
 
 _DERIVED = ("error_bits", "covers", "certificate_holds")
 _STORED = [field.name for field in fields(Row)]
-_WHOLE, _REAL = {"seed", "repeat", "asked", "n", "threads"}, {
-    "truth_bits",
-    "bits",
-    "stderr",
-    "certified_bits",
-    "cap_bits",
-    "seconds",
-}
+_WHOLE, _REAL = (
+    {"seed", "repeat", "asked", "n", "threads"},
+    {
+        "truth_bits",
+        "bits",
+        "stderr",
+        "certified_bits",
+        "cap_bits",
+        "seconds",
+        "cpu_seconds",
+    },
+)
 
 
 def append_row(file: Path, row: Row) -> None:
@@ -107,7 +114,7 @@ def append_row(file: Path, row: Row) -> None:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Return the rows of a file, the last of each key; none where there is no file. A torn line is left out."""
+    """Return the rows of a file, the last of each key and no torn line; none where there is no file."""
     if not file.is_file():
         return []
     content = file.read_text(encoding="utf-8")
@@ -125,8 +132,8 @@ def _texts(values: Iterable[object]) -> list[str]:
     return ["" if value is None else " ".join(str(value).split()) for value in values]
 
 
-def _values(line: dict[str, str]) -> dict[str, object]:
-    values: dict[str, object] = {}
+def _values(line: dict[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for name in _STORED:
         text = line[name]
         if name in _WHOLE:
