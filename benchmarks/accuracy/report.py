@@ -39,8 +39,15 @@ def _how_many_cases() -> tuple[int, int]:
     """Return how many multinormal cases there are, and how many finite ones that `noise` is given."""
     every = [case for family in FAMILIES for case in _made(family)]
     normal = sum(is_multinormal(Row(c.family, c.name, "gaussian", 0, 0, 0, "", 0, 0.0)) for c in every)
-    finite = [case for case in every if case.points is not None]
-    return normal, sum(len(case.points()[0]) <= MOST_POINTS for case in finite if case.points is not None)
+    return normal, sum(_points(case) <= MOST_POINTS for case in every if case.finite)
+
+
+def _points(case: Case) -> int:
+    """Return how many points a finite case has: without noise, as many as its bits say."""
+    if case.sigma == 0:
+        return round(2**case.truth_bits)
+    assert case.points is not None
+    return len(case.points()[0])
 
 
 def _made(family: str) -> list[Case]:
@@ -93,8 +100,8 @@ def summary_table(rows: Iterable[Row]) -> str:
     """Return a line for each family, estimator and what it was given."""
     lines = [
         "| family | estimator, given | cases | no answer | median error, bits | worst | covers "
-        "| certificate holds | median s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| certificate holds | median s | of processor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (family, estimator, given), group in _grouped(
         rows, lambda row: (row.family, row.estimator, _short(row.given))
@@ -111,7 +118,8 @@ def summary_table(rows: Iterable[Row]) -> str:
             f"{worst.error_bits:+.3f} ({worst.case})" if worst else "",
             _share(row.covers for row in answered),
             _share(row.certificate_holds for row in answered),
-            f"{statistics.median(row.seconds or 0.0 for row in answered):.2g}" if answered else "",
+            _median(row.seconds for row in answered),
+            _median(row.cpu_seconds for row in answered),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -166,6 +174,11 @@ def _grouped(rows: Iterable[Row], by: Callable[[Row], tuple[str, ...]]) -> dict[
 
 def _short(given: str) -> str:
     return given.split(",")[0] if given.startswith("points") else given
+
+
+def _median(values: Iterable[float | None]) -> str:
+    said = [value for value in values if value is not None]
+    return f"{statistics.median(said):.2g}" if said else ""
 
 
 def _share(values: Iterable[bool | None]) -> str:

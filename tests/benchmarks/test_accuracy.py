@@ -189,10 +189,12 @@ def test_coverage_gates_forgive_a_tenth(claim: str) -> None:
 def test_tables_go_between_the_marks_of_the_readme(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- accuracy: begin -->\nstale\n<!-- accuracy: end -->\nafter\n")
-    insert_in_readme([NEAR], readme)
+    insert_in_readme([replace(NEAR, seconds=0.5, cpu_seconds=0.4)], readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "stale" not in text
-    assert "| gaussian | gaussian, draws | 1 |  | 0.010 | +0.010 (1 x 1, 2 bits) | 1/1 |" in text
+    assert (
+        "| gaussian | gaussian, draws | 1 |  | 0.010 | +0.010 (1 x 1, 2 bits) | 1/1 |  | 0.5 | 0.4 |" in text
+    )
 
 
 def test_page_shows_refusals() -> None:
