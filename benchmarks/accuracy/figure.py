@@ -33,14 +33,18 @@ def draw(rows: Sequence[Row]) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
     for name, ax in zip(names, panels, strict=False):
         _panel(ax, name, [row for row in rows if row.estimator == name])
-    for ax in list(figure.axes)[len(names) :]:
+    for ax in figure.axes[::columns]:
+        ax.set_ylabel("estimate, bits")
+    for i, ax in enumerate(figure.axes):
+        if i + columns >= len(names):
+            ax.set_xlabel("truth, bits")
+            ax.tick_params(labelbottom=True)
+    for ax in figure.axes[len(names) :]:
         ax.remove()
     handles = {}
     for ax in figure.axes:
         handles.update(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
-    figure.supxlabel("truth, bits")
-    figure.supylabel("estimate, bits")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

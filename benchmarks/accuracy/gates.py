@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,11 +75,12 @@ def gates(rows: Iterable[Row], needed_gaussian: int, needed_noise: int) -> list[
         row for row in rows if row.estimator == "nce" and row.family == "benchmark_mi" and row.asked == N
     ]
     labels = [row for row in rows if row.estimator == "nce" and row.asked == N and is_label_16(row)]
+    normal = [row for row in rows if row.estimator == "gaussian" and row.asked == N and is_multinormal(row)]
     informed = [row for row in labels if row.truth_bits > 2]
     return [
         _of_cases(
-            f"gaussian: mean over draws within 3 standard errors, multinormal, N = {N:,}",
-            (row for row in rows if row.estimator == "gaussian" and row.asked == N and is_multinormal(row)),
+            f"gaussian: mean over {_draws(normal)} within 3 standard errors, multinormal, N = {N:,}",
+            normal,
             mean_is_near,
             needed_gaussian,
         ),
@@ -166,12 +168,25 @@ def mean_of(rows: Sequence[Row]) -> tuple[float | None, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
+def with_error(bits: float, stderr: float) -> str:
+    """Return a value and its error with enough digits to see the error."""
+    digits = 3 if stderr >= 1e-3 else 5
+    return f"{bits:.{digits}f} ± {stderr:.{digits}f}"
+
+
 def by_case(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """Group by family and case."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row.family, row.case), []).append(row)
     return found
+
+
+def _draws(rows: Sequence[Row]) -> str:
+    """Return how many draws the cases have: those with many first."""
+    counts = Counter(len(group) for group in by_case(rows).values())
+    said = [f"{draws} ({cases} cases)" for draws, cases in sorted(counts.items(), reverse=True)]
+    return f"draws: {' or '.join(said)}" if said else "draws"
 
 
 def _each(judge: Callable[[float, Row], bool]) -> Judge:
@@ -200,5 +215,5 @@ def _told(case: str, rows: Sequence[Row]) -> str:
     wall = "" if seconds is None else f", {seconds:.1f} s"
     processor = "" if cpu is None else f" ({cpu:.1f} s of processor)"
     return (
-        f"{case}: {mean:.3f} ± {stderr:.3f} of {rows[0].truth_bits:.3f} bits{draws}{limit}{wall}{processor}"
+        f"{case}: {with_error(mean, stderr)} of {rows[0].truth_bits:.4f} bits{draws}{limit}{wall}{processor}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.figure import draw
-from benchmarks.accuracy.gates import Gate, by_case, gates, is_multinormal, mean_of
+from benchmarks.accuracy.gates import Gate, by_case, gates, is_multinormal, mean_of, with_error
 from benchmarks.accuracy.measure import MOST_POINTS
 from benchmarks.accuracy.rows import Row
 from benchmarks.known_answers import FAMILIES, Case, cases
@@ -144,7 +144,7 @@ def case_table(rows: Iterable[Row]) -> str:
         limit = f"{statistics.fmean(certified):.3f}" if certified else ""
         seconds = statistics.fmean(row.seconds or 0.0 for row in group)
         lines.append(
-            f"{start}| {mean:.3f} ± {stderr:.3f} | {mean - truth:+.3f} "
+            f"{start}| {with_error(mean, stderr)} | {mean - truth:+.3f} "
             f"| {_share(row.covers for row in group)} | {limit} | {seconds:.2g} |"
         )
     return "\n".join(lines)
