@@ -1,0 +1,1 @@
+"""How near every estimator comes to the known answers: `python -m benchmarks.accuracy`."""
