@@ -123,13 +123,6 @@ def gates(rows: Iterable[Row], needed_gaussian: int, needed_noise: int) -> list[
             LABEL_CASES,
             math.ceil(_COVERAGE * LABEL_CASES),
         ),
-        _of_cases(
-            "nce: the 95 % interval covers the truth, label-16 states",
-            labels,
-            _each(lambda _, row: bool(row.covers)),
-            LABEL_CASES,
-            math.ceil(_COVERAGE * LABEL_CASES),
-        ),
     ]
 
 

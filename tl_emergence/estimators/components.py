@@ -57,7 +57,8 @@ def principal_components(
     else:
         variances, directions = torch.linalg.eigh(scaled.t() @ scaled)
     variances, directions = variances.flip(0).clamp_min(0.0), directions.flip(1)
-    smallest = float(variances[0]) * max(x.shape) * torch.finfo(torch.float64).eps
+    # Above the rounding of the eigenvalues, and of float32 values in columns that depend on each other.
+    smallest = float(variances[0]) * max(4 * min(x.shape) * torch.finfo(torch.float64).eps, 1e-14)
     rank = int((variances > smallest).sum())
     kept = rank if most is None else min(rank, most)
     share = float(variances[:kept].sum() / variances.sum())
