@@ -83,7 +83,8 @@ def test_the_null_check_says_what_it_found_and_what_to_expect(estimator: str) ->
     if estimator == "exact":
         assert found.null.bits == pytest.approx(math.log2(40)) and "bijection" in expected
     if estimator in ("gaussian", "nce", "vinfo"):
-        assert found.bits > 4 and abs(found.null.bits) <= 4 * found.null.stderr and "0, up to" in expected
+        assert found.bits > 4 or found.saturated
+        assert abs(found.null.bits) <= 4 * found.null.stderr and "0, up to" in expected
     assert (
         mutual_information(GOOD, GOOD.flip(0), estimator=estimator, **QUICK.get(estimator, {})).null is None
     )

@@ -41,6 +41,7 @@ GROUP = 10
 
 _LEAST_ROWS_A_FOLD = 8
 _STOPPING_SHARE = 10
+_STOPPING_ROWS = 64
 _UNRELATED = 0.3
 _UNRELATED_OF_MANY = 1.5
 _START_SCALES = torch.logspace(-1.6, 0.1, 18)
@@ -63,7 +64,8 @@ class NceEstimator:
         I >= E mean_i [ f_ii - ln mean_j exp f_ij ],    f_ij = f(x_i) . g(y_j),
 
     in bits, j over all K rows of the report part, i included: no more than log2 K. Rows are cut into folds.
-    Each reports once; a tenth of all rows, drawn from the others, stops, and the rest trains, in steps:
+    Each reports once; a tenth of all rows (of few rows 64, or a quarter), drawn from the others, stops, and
+    the rest trains, in steps:
 
     * coordinates become normal scores (ranks), their leading principal components where there are many;
     * canonical variates by ridge regression, training rows seen out of fold (`linear_variates`), and those
@@ -217,7 +219,7 @@ def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
             rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             for rows in ((~held).nonzero().flatten(), held.nonzero().flatten())
         )
-        n_stop = max(4, n // _STOPPING_SHARE)
+        n_stop = max(n // _STOPPING_SHARE, min(_STOPPING_ROWS, n // 4))
         yield _Part(report, others[:n_stop], others[n_stop:], generator)
 
 
