@@ -81,7 +81,7 @@ def normal_scores(
     Example:
         >>> import torch
         >>> x = torch.tensor([[1.0], [9.0], [100.0]])
-        >>> normal_scores(ranks(x), torch.arange(3), None).flatten().round(decimals=2).tolist()
+        >>> [round(score, 2) for score in normal_scores(ranks(x), torch.arange(3), None).flatten().tolist()]
         [-1.22, 0.0, 1.22]
     """
     n_rows, n = x.order.shape[1], len(train)
