@@ -66,7 +66,7 @@ def test_independent_rows_give_zero_within_the_error_and_nothing_certified() -> 
 @pytest.mark.slow
 def test_the_certified_limit_is_below_the_truth() -> None:
     truth = -math.log2(1 - 0.8**2)
-    runs = [mutual_information(*correlated(400, 2, 0.8, seed), estimator="nce") for seed in range(50)]
+    runs = [mutual_information(*correlated(1_500, 2, 0.8, seed), estimator="nce") for seed in range(50)]
     limits = [run.certified_bits for run in runs if run.certified_bits is not None]
     assert len(limits) == 50 and sum(limit <= truth for limit in limits) >= 45
     assert max(limits) > 0
