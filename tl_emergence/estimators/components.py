@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_emergence.checks import integer
+from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import StateChain, generator_for
 
 
@@ -63,6 +67,20 @@ def principal_components(
     kept = rank if most is None else min(rank, most)
     share = float(variances[:kept].sum() / variances.sum())
     return PrincipalComponents(centred @ directions[:, :kept], rank, share, variances)
+
+
+def check_noisy_components(sigmas: Sequence[float], components: Any) -> None:
+    """Raise SettingError for a noise floor below 0, or fewer than one component."""
+    wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
+    if wrong:
+        raise SettingError(
+            "sigma out of range",
+            seen=wrong,
+            expected="finite numbers from 0 up",
+            fix="Pass the size of the noise floor, or 0 for none.",
+        )
+    if components is not None:
+        integer("components", components, least=1)
 
 
 def noise_like(

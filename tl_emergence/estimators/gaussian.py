@@ -11,9 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, StateError
-from tl_emergence.estimators.components import noise_like, noisy_components, principal_components
+from tl_emergence.estimators.components import (
+    check_noisy_components,
+    noise_like,
+    noisy_components,
+    principal_components,
+)
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
 
@@ -49,16 +53,7 @@ class GaussianEstimator:
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
         """Raise SettingError for a sigma below 0 or fewer than one component."""
-        wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
-        if wrong:
-            raise SettingError(
-                "sigma out of range",
-                seen=wrong,
-                expected="finite numbers from 0 up",
-                fix="Pass the size of the noise floor, or 0 for none.",
-            )
-        if options.get("components") is not None:
-            integer("components", options["components"], least=1)
+        check_noisy_components(sigmas, options.get("components"))
 
     def pair(
         self,

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.certified import CONFIDENCE, certified_nats
-from tl_emergence.estimators.components import noise_like
+from tl_emergence.estimators.components import check_noisy_components, noise_like
 from tl_emergence.estimators.critic import Critic, Task, contrastive_nats, train_critics
 from tl_emergence.estimators.gaussian import collision
 from tl_emergence.estimators.interface import (
@@ -37,7 +36,8 @@ from tl_emergence.estimators.variates import (
 from tl_emergence.estimators.vinfo import FOLDS, check_folds, means_without_blocks
 
 GROUP = 10
-"""How many critics are trained as one batched network: measured, see benchmarks/README.md."""
+"""How many critics are trained as one batched network. Values do not depend on it; seconds may:
+`python -m benchmarks.nce_groups` measures them."""
 
 _LEAST_ROWS_A_FOLD = 8
 _STOPPING_SHARE = 10
@@ -94,16 +94,7 @@ class NceEstimator:
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
         """Raise SettingError for a sigma below 0, fewer than one component, folds out of range."""
-        wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
-        if wrong:
-            raise SettingError(
-                "sigma out of range",
-                seen=wrong,
-                expected="finite numbers from 0 up",
-                fix="Pass the size of the noise floor, or 0 for none.",
-            )
-        if options.get("components") is not None:
-            integer("components", options["components"], least=1)
+        check_noisy_components(sigmas, options.get("components"))
         if "folds" in options:
             check_folds(options["folds"])
 

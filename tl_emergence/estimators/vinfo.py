@@ -13,7 +13,12 @@ from torch import Tensor
 
 from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, StateError
-from tl_emergence.estimators.components import noise_like, noisy_components, principal_components
+from tl_emergence.estimators.components import (
+    check_noisy_components,
+    noise_like,
+    noisy_components,
+    principal_components,
+)
 from tl_emergence.estimators.gaussian import collision
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stderr
@@ -69,16 +74,7 @@ class VinfoEstimator:
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
         """Raise SettingError for a sigma below 0, fewer than one component, folds out of range."""
-        wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
-        if wrong:
-            raise SettingError(
-                "sigma out of range",
-                seen=wrong,
-                expected="finite numbers from 0 up",
-                fix="Pass the size of the noise floor, or 0 for none.",
-            )
-        if options.get("components") is not None:
-            integer("components", options["components"], least=1)
+        check_noisy_components(sigmas, options.get("components"))
         if "folds" in options:
             check_folds(options["folds"])
 
