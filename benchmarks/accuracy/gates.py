@@ -18,6 +18,9 @@ N = 10_000
 
 TASKS, TASKS_WANTED = 40, 28
 LABEL_CASES, LABEL_CASES_CERTIFIED = 24, 16
+DRAWS = 50
+"""Draws that coverage is counted over, at least."""
+
 _COVERAGE = 0.9
 _NATS = 1 / math.log(2)
 
@@ -76,6 +79,7 @@ def gates(rows: Iterable[Row], needed_gaussian: int, needed_noise: int) -> list[
     ]
     labels = [row for row in rows if row.estimator == "nce" and row.asked == N and is_label_16(row)]
     normal = [row for row in rows if row.estimator == "gaussian" and row.asked == N and is_multinormal(row)]
+    points = [row for row in rows if row.estimator == "noise" and row.given.startswith("points")]
     informed = [row for row in labels if row.truth_bits > 2]
     return [
         _of_cases(
@@ -86,10 +90,12 @@ def gates(rows: Iterable[Row], needed_gaussian: int, needed_noise: int) -> list[
         ),
         _of_cases(
             "noise: within 3 standard errors, finite sets",
-            (row for row in rows if row.estimator == "noise" and row.given.startswith("points")),
+            points,
             mean_is_near,
             needed_noise,
         ),
+        _of_draws("gaussian: the 95 % interval covers, multinormal, draw by draw", normal),
+        _of_draws("noise: the 95 % interval covers, finite sets, draw by draw", points),
         _of_cases(
             f"nce: within max(0.05 nats, 10 %), benchmark-mi, N = {N:,}",
             tasks,
@@ -196,6 +202,15 @@ def _of_cases(claim: str, rows: Iterable[Row], judge: Judge, needed: int, wanted
     for (_, case), group in by_case(rows).items():
         (passed if judge(group) else failed).append(case if judge(group) else _told(case, group))
     return Gate(claim, tuple(passed), tuple(failed), needed if wanted is None else wanted, needed)
+
+
+def _of_draws(claim: str, rows: Iterable[Row]) -> Gate:
+    """Return the gate that nine in ten intervals, of all cases together and 50 or more, hold the truth."""
+    passed, failed = [], []
+    for row in rows:
+        (passed if row.covers else failed).append(f"{row.case}, draw {row.repeat}")
+    needed = max(DRAWS, len(passed) + len(failed))
+    return Gate(claim, tuple(passed), tuple(failed), math.ceil(_COVERAGE * needed), needed)
 
 
 def _told(case: str, rows: Sequence[Row]) -> str:

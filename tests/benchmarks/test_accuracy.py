@@ -132,23 +132,23 @@ def test_mine_paper_is_asked_only_by_name_and_labelled() -> None:
     ("bits", "status"), [(2.029, "PASS"), (2.032, "FAIL"), (1.9, "FAIL"), (None, "FAIL")]
 )
 def test_gaussian_gate_takes_three_standard_errors_and_no_refusal(bits: float | None, status: str) -> None:
-    assert gate([replace(NEAR, bits=bits)], "gaussian").status == status
+    assert gate([replace(NEAR, bits=bits)], "gaussian: mean").status == status
 
 
 def test_gaussian_gate_takes_the_mean_of_draws_by_their_spread() -> None:
     near = [replace(NEAR, repeat=i, bits=bits) for i, bits in enumerate((1.98, 2.01, 2.02))]
-    assert gate(near, "gaussian").status == "PASS"
+    assert gate(near, "gaussian: mean").status == "PASS"
     far = [replace(row, bits=row.bits and row.bits + 0.06) for row in near]
-    assert gate(far, "gaussian").status == "FAIL"
-    assert gate(near, "gaussian", needed_gaussian=2).status == "INCOMPLETE"
-    assert gate([replace(row, asked=500) for row in far], "gaussian").status == "INCOMPLETE"
+    assert gate(far, "gaussian: mean").status == "FAIL"
+    assert gate(near, "gaussian: mean", needed_gaussian=2).status == "INCOMPLETE"
+    assert gate([replace(row, asked=500) for row in far], "gaussian: mean").status == "INCOMPLETE"
 
 
 def test_noise_gate_looks_at_points_only() -> None:
     points = replace(NEAR, family="constellation", estimator="noise", given="points, sigma 0.5")
     shown = replace(points, given="draws, sigma 0.5: another question", bits=9.0)
-    assert gate([points, shown], "noise").status == "PASS"
-    assert gate([replace(points, bits=2.1), shown], "noise").status == "FAIL"
+    assert gate([points, shown], "noise: within").status == "PASS"
+    assert gate([replace(points, bits=2.1), shown], "noise: within").status == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,19 @@ def test_label_gates_fail_for_a_single_case(claim: str, worse: Row) -> None:
 
 
 @pytest.mark.parametrize("claim", ["nce: the certified"])
-def test_coverage_gates_forgive_a_tenth(claim: str) -> None:
+def test_the_gate_of_the_certified_limit_forgives_a_tenth(claim: str) -> None:
     missed = replace(LABEL, bits=3.9, certified_bits=4.1)
     assert gate(labels(missed, missed), claim).status == "PASS"
     assert gate(labels(missed, missed, missed), claim).status == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("measured", "missed", "status"),
+    [(50, 5, "PASS"), (50, 6, "FAIL"), (49, 0, "PASS"), (44, 0, "INCOMPLETE"), (100, 10, "PASS")],
+)
+def test_interval_gates_count_fifty_draws_or_more(measured: int, missed: int, status: str) -> None:
+    rows = [replace(NEAR, repeat=i, bits=2.5 if i < missed else 2.01) for i in range(measured)]
+    assert gate(rows, "gaussian: the 95 % interval").status == status
 
 
 # report

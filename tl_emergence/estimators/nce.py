@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,9 +35,10 @@ from tl_emergence.estimators.variates import (
     ranks,
 )
 from tl_emergence.estimators.vinfo import FOLDS, check_folds, means_without_blocks
+from tl_emergence.estimators.workers import side_by_side
 
 GROUP = 10
-"""How many critics are trained as one batched network. Values do not depend on it; seconds may:
+"""How many critics are trained as one batched network, at most. Values do not depend on it; seconds do:
 `python -m benchmarks.nce_groups` measures them."""
 
 _LEAST_ROWS_A_FOLD = 8
@@ -127,15 +129,17 @@ class NceEstimator:
         limits, steps = [], []
         parts = list(_parts(blocks % folds, seed))
         of_x, of_y = ranks(x), ranks(y)
-        tasks = [
-            _task(normal_scores(of_x, p.train, components), normal_scores(of_y, p.train, components), p)
-            for p in parts
-        ]
-        for part, critic in zip(parts, _trained(tasks), strict=True):
-            nats[part.report] = _reported(critic, part)
-            error = (1 - CONFIDENCE) / folds
-            limits.append(certified_nats(*_logits(critic, part), error))
-            steps.append(critic.steps)
+        error = (1 - CONFIDENCE) / folds
+
+        def fold(part: _Part) -> tuple[Float[Tensor, " report"], float, int]:
+            x, y = (normal_scores(of, part.train, components) for of in (of_x, of_y))
+            (critic,) = train_critics([_task(x, y, part)])
+            return _reported(critic, part), certified_nats(*_logits(critic, part), error), critic.steps
+
+        for part, (reported, limit, kept) in zip(parts, side_by_side(fold, parts, x.device), strict=True):
+            nats[part.report] = reported
+            limits.append(limit)
+            steps.append(kept)
         bits = nats / math.log(2)
         value = float(bits.mean())
         return Estimate(
@@ -166,12 +170,7 @@ class NceEstimator:
         pointwise = torch.zeros(len(sigmas), len(chain.pairs), n_series, n, dtype=torch.float64)
         for t, rows in enumerate(chain.rows):
             for s, sigma in enumerate(sigmas):
-                cells, tasks = [], []
-                for cell, task in _chain_tasks(chain, t, rows, sigma, seed, components, folds):
-                    cells.append(cell)
-                    tasks.append(task)
-                for (k, f), critic in zip(cells, _trained(tasks), strict=True):
-                    pointwise[s, k, t, parts[f].report] = _reported(critic, parts[f]).cpu()
+                pointwise[s, :, t] = _series_nats(chain, t, rows, sigma, seed, components, parts)
         bits = pointwise / math.log(2)
         replicates = means_without_blocks(bits, blocks)
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
@@ -214,32 +213,50 @@ def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
         yield _Part(report, others[:n_stop], others[n_stop:], generator)
 
 
-def _chain_tasks(
+def _series_nats(
     chain: StateChain,
     t: int,
     rows: Int[Tensor, " sample"],
     sigma: float,
     seed: int,
     components: int | None,
-    folds: int,
-) -> Iterator[tuple[tuple[int, int], Task]]:
-    """Yield the task of every scored pair and fold, with their numbers; none for constant states."""
+    parts: Sequence[_Part],
+) -> Float[Tensor, "pair sample"]:
+    """Return the pointwise values of every scored pair; 0 where a state is constant."""
     device = chain.states[0].device
     rows = rows.to(device)
-    fold_of = blocks_of(len(rows), seed).to(device) % folds
     noisy: dict[int, Ranks] = {}
     for i, number in enumerate(chain.numbers):
         x = chain.states[i][rows].float()
-        if bool((x == x[:1]).all()):
-            continue
-        noisy[i] = ranks(x + sigma * noise_like(x, seed, chain.name, t, number).float())
-    for f, part in enumerate(_parts(fold_of, seed)):
-        views = {i: normal_scores(x, part.train, components) for i, x in noisy.items()}
-        for k, (i, j) in enumerate(chain.pairs):
-            if i in views and j in views:
-                draws = generator_for(seed, "nce", f, chain.name, t, chain.numbers[i])
-                own = _Part(part.report, part.stop, part.train, draws)
-                yield (k, f), _task(views[i], views[j], own)
+        if not bool((x == x[:1]).all()):
+            noisy[i] = ranks(x + sigma * noise_like(x, seed, chain.name, t, number).float())
+    varied = [k for k, (i, j) in enumerate(chain.pairs) if i in noisy and j in noisy]
+    jobs = [(f, group) for f in range(len(parts)) for group in _even_groups(varied, GROUP)]
+
+    def train(job: tuple[int, list[int]]) -> list[Float[Tensor, " report"]]:
+        f, group = job
+        part = replace(parts[f], **{k: getattr(parts[f], k).to(device) for k in ("report", "stop", "train")})
+        pairs = [chain.pairs[k] for k in group]
+        views = {
+            i: normal_scores(noisy[i], part.train, components) for i in sorted({i for p in pairs for i in p})
+        }
+        tasks = []
+        for i, j in pairs:
+            draws = generator_for(seed, "nce", f, chain.name, t, chain.numbers[i])
+            tasks.append(_task(views[i], views[j], replace(part, generator=draws)))
+        return [_reported(critic, part).cpu() for critic in train_critics(tasks)]
+
+    nats = torch.zeros(len(chain.pairs), len(rows), dtype=torch.float64)
+    for (f, group), found in zip(jobs, side_by_side(train, jobs, device), strict=True):
+        for k, reported in zip(group, found, strict=True):
+            nats[k, parts[f].report] = reported
+    return nats
+
+
+def _even_groups(items: Sequence[int], most: int) -> list[list[int]]:
+    """Cut a sequence into as few groups as there must be, of nearly equal size."""
+    n_groups = math.ceil(len(items) / most)
+    return [list(group) for group in np.array_split(np.array(items, dtype=int), n_groups)] if items else []
 
 
 def _task(x: Float[Tensor, "row p"], y: Float[Tensor, "row q"], part: _Part) -> Task:
@@ -310,11 +327,6 @@ def _scaled_start(
     values = [float(contrastive_nats(float(scale) * logits).mean()) for scale in _START_SCALES]
     best = max(range(len(values)), key=values.__getitem__)
     return values[best], (float(_START_SCALES[best]) * x, y)
-
-
-def _trained(tasks: Sequence[Task]) -> Iterator[Critic]:
-    for first in range(0, len(tasks), GROUP):
-        yield from train_critics(tasks[first : first + GROUP])
 
 
 def _reported(critic: Critic, part: _Part) -> Float[Tensor, " report"]:

@@ -199,8 +199,9 @@ def _leading_singular_vectors(
     basis = torch.linalg.qr(m @ start).Q
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(m @ torch.linalg.qr(m.t() @ basis).Q).Q
-    left, _, right = torch.linalg.svd(basis.t() @ m, full_matrices=False)
-    return basis @ left, right.t()
+    other, small = torch.linalg.qr(m.t() @ basis)
+    left, _, right = torch.linalg.svd(small.t())
+    return basis @ left, other @ right.t()
 
 
 def _alignment(
