@@ -100,6 +100,30 @@ def save_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def save_parallel_checkpoint(folder: Path) -> Path:
+    """Write a small Pythia-like checkpoint: attention and MLP side by side in a block."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    tokenizer = save_tokenizer(folder)
+    config = GPTNeoXConfig(
+        num_hidden_layers=N_LAYERS,
+        hidden_size=D_MODEL,
+        intermediate_size=32,
+        num_attention_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.3,
+        use_parallel_residual=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPTNeoXForCausalLM(config)
+    model.save_pretrained(folder)
+    return folder
+
+
 def lens_knows(name: str) -> bool:
     """Whether this TransformerLens knows a model: 2.x goes by a list, later ones by architecture."""
     if LENS_MAJOR > 2:

@@ -6,9 +6,10 @@ Where in a transformer do tokens become more than the sum of their parts?
 import importlib
 from typing import TYPE_CHECKING
 
-from tl_emergence import capture, errors, estimators, geometry, models, prompts
+from tl_emergence import capture, circuits, errors, estimators, geometry, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
+from tl_emergence.circuits import HeadEffects, ablate_blocks, ablate_heads, ablate_mlps, load_effects
 from tl_emergence.emergence import EmergenceWarning, information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
 from tl_emergence.estimators import Estimate, mutual_information
@@ -27,11 +28,16 @@ __all__ = [
     "EmergenceWarning",
     "Estimate",
     "EstimatorComparison",
+    "HeadEffects",
     "PromptSet",
     "SigmaSweep",
     "SpaceComparison",
+    "ablate_blocks",
+    "ablate_heads",
+    "ablate_mlps",
     "capture",
     "capture_states",
+    "circuits",
     "errors",
     "estimators",
     "exact_emergence",
@@ -39,6 +45,7 @@ __all__ = [
     "geometry",
     "information_emergence",
     "information_emergence_from_cache",
+    "load_effects",
     "load_result",
     "models",
     "mutual_information",

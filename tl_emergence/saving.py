@@ -1,14 +1,7 @@
-"""Results on disk: a JSON description that names, and vouches for, one safetensors file.
-
-The description is the commit point. Tensors are written first, under a name that holds their checksum;
-the description then replaces the one before by atomic rename; tensors that nothing names any more are
-removed last, with whatever a killed process left unfinished. Whenever the process dies, the folder holds the
-old result or the new one, whole.
-"""
+"""Results on disk: one description and its tensors, in a folder (`folders`)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from os import PathLike
@@ -18,17 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from tl_emergence.ceiling import Ceiling
-from tl_emergence.errors import ResultFileError
-from tl_emergence.files import (
-    exists,
-    read_bytes,
-    read_json,
-    remove,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_json,
-    write_atomically,
-)
+from tl_emergence.files import exists
+from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.geometry.companion import GEOMETRY_NAMES, Geometry
 from tl_emergence.results import (
     AnyResult,
@@ -39,8 +23,7 @@ from tl_emergence.results import (
     Subsample,
 )
 
-_FORMAT = "tl_emergence result"
-_VERSION = 1
+_HEAD = {"format": "tl_emergence result", "version": 1}
 _KINDS = {
     "sigma sweep": SigmaSweep,
     "space comparison": SpaceComparison,
@@ -60,17 +43,7 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     described = _describe(result, "", tensors)
-    content = tensors_to_bytes(tensors)
-    checksum = hashlib.sha256(content).hexdigest()
-    name = f"result-{checksum[:16]}.safetensors"
-    write_atomically(folder / name, content)
-    head = {"format": _FORMAT, "version": _VERSION, "tensors": name, "sha256": checksum}
-    write_atomically(folder / "result.json", to_json({**head, "result": described}))
-    # Tensors of the result before, and unfinished files of a process that was killed.
-    unfinished = [*folder.glob(".result.json.*"), *folder.glob(".result-*.safetensors.*")]
-    for stale in [*folder.glob("result-*.safetensors"), *unfinished]:
-        if stale.name != name:
-            remove(stale)
+    write_folder(folder, "result", _HEAD, described, tensors)
 
 
 def load_result(folder: str | PathLike[str]) -> AnyResult:
@@ -89,34 +62,7 @@ def load_result(folder: str | PathLike[str]) -> AnyResult:
         found = found.parent
     elif exists(found / "result" / "result.json"):
         found = found / "result"  # the output folder of `tl-emergence run`
-    path = found / "result.json"
-    head = read_json(path)
-    if head.get("format") != _FORMAT or head.get("version") != _VERSION:
-        raise ResultFileError(
-            "not a result of this version",
-            seen=f"{path}: format {head.get('format')!r}, version {head.get('version')!r}",
-            expected=f"format {_FORMAT!r}, version {_VERSION}",
-            fix="Name the folder that result.save made, or measure again with this version.",
-        )
-    tensor_path = found / Path(str(head.get("tensors"))).name
-    content = read_bytes(tensor_path)
-    if hashlib.sha256(content).hexdigest() != head.get("sha256"):
-        raise ResultFileError(
-            "damaged tensor file",
-            seen=f"{tensor_path}: {len(content):,} bytes whose checksum is not the one recorded",
-            expected="the file that was saved",
-            fix="Measure again; the file was cut off or changed.",
-        )
-    tensors = tensors_from_bytes(content, tensor_path)
-    try:
-        return _restore(head["result"], "", tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultFileError(
-            "damaged description",
-            seen=f"{path}: {type(error).__name__}: {error}",
-            expected="the description that was saved",
-            fix="Measure again; the file was changed.",
-        ) from error
+    return read_folder(found, "result", _HEAD, lambda described, tensors: _restore(described, "", tensors))
 
 
 def _describe(result: AnyResult, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -158,7 +104,7 @@ def _json(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _restore(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> AnyResult:
+def _restore(described: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> AnyResult:
     if described["kind"] == "result":
         return _restore_one(described, prefix, tensors)
     parts: dict[Any, Any] = {
@@ -168,7 +114,7 @@ def _restore(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor])
     return _KINDS[described["kind"]](parts)
 
 
-def _restore_one(described: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> EmergenceResult:
+def _restore_one(described: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> EmergenceResult:
     exact = [tensors[f"{prefix}exact/{name}"] for name in ("macro", "micro", "emergence")]
     subsamples = tuple(
         Subsample(n, tensors[f"{prefix}subsample-{n}/macro"], tensors[f"{prefix}subsample-{n}/emergence"])

@@ -122,6 +122,31 @@ def run(model: Any, tokens: Tensor) -> None:
     model(tokens, return_type=None)
 
 
+def logits(model: Any, tokens: Tensor) -> Tensor:
+    """Run the model on a batch of tokens and return the logits."""
+    return model(tokens, return_type="logits")
+
+
+def n_heads(model: Any) -> int:
+    """Return the number of query heads of a block."""
+    return int(model.cfg.n_heads)
+
+
+def head_hook(layer: int) -> str:
+    """Return the hook of what the heads of a block put out: [batch, pos, head, d_head]."""
+    return f"blocks.{layer}.attn.hook_z"
+
+
+def mlp_hook(layer: int) -> str:
+    """Return the hook of what a block's MLP writes."""
+    return f"blocks.{layer}.hook_mlp_out"
+
+
+def block_hooks(model: Any, layer: int) -> tuple[str, str]:
+    """Return the hooks of the stream that enters a block and of the stream that leaves it."""
+    return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post"
+
+
 def bos_token(model: Any, prepend_bos: bool | None, bos_token_id: int | None) -> int | None:
     """Return the BOS token to put before every input, or None for no BOS.
 

@@ -14,8 +14,8 @@ from tl_emergence.capture import compat
 OnState = Callable[[int, Float[Tensor, "batch pos d_model"]], None]
 
 
-class _LastStateReached(Exception):
-    """Raised inside the last hook to leave the forward pass; never seen outside this file."""
+class LastStateReached(Exception):
+    """Raised inside the last hook to leave the forward pass; never seen outside this room."""
 
 
 def stream_residuals(
@@ -33,7 +33,7 @@ def stream_residuals(
         def hook(tensor: Tensor, hook: Any) -> None:
             on_state(state, tensor)
             if state == last:
-                raise _LastStateReached
+                raise LastStateReached
 
         return hook
 
@@ -41,7 +41,7 @@ def stream_residuals(
     with torch.no_grad(), compat.hooked(model, hooks):
         try:
             compat.run(model, batch)
-        except _LastStateReached:
+        except LastStateReached:
             return
 
 

@@ -5,6 +5,7 @@
 
 from tl_emergence.plots.beside import estimator_curves
 from tl_emergence.plots.drawing import Metric
+from tl_emergence.plots.heads import head_effects
 from tl_emergence.plots.heatmaps import heatmap, side_by_side
 from tl_emergence.plots.lines import curves, overview, sigma_curves
 from tl_emergence.selection import at_sigma
@@ -14,6 +15,7 @@ __all__ = [
     "at_sigma",
     "curves",
     "estimator_curves",
+    "head_effects",
     "heatmap",
     "overview",
     "side_by_side",

@@ -1,0 +1,354 @@
+"""Ablation: what a hand-written hook on `hook_z` gives, for every class, kind and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tl_emergence as tle
+from tests import toys
+from tl_emergence import circuits, models
+from tl_emergence.capture import edited
+from tl_emergence.circuits.metrics import LogitMetric
+from tl_emergence.errors import EmergenceError, HookError, SettingError, StateError, TokenError
+from tl_emergence.prompts import from_tokens
+
+PROMPTS = from_tokens(toys.TOKENS)
+HELD_OUT = from_tokens(torch.tensor([[10, 9, 7], [11, 9, 8], [12, 9, 5], [13, 9, 6]]))
+PARTNERS = from_tokens(toys.TOKENS.flip(0))
+
+pytestmark = pytest.mark.matrix
+
+
+def logits_by_hand(model: Any, hook: str, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.run_with_hooks(
+            PROMPTS.tokens, return_type="logits", fwd_hooks=[(hook, lambda z, hook: edit(z))]
+        )
+
+
+def loss_by_hand(logits: torch.Tensor, tokens: torch.Tensor = PROMPTS.tokens) -> torch.Tensor:
+    log_p = logits[:, :-1].double().log_softmax(dim=-1)
+    return -log_p.gather(-1, tokens[:, 1:, None])[..., 0].mean(dim=1) / math.log(2)
+
+
+def outputs(model: Any, hook: str, tokens: torch.Tensor) -> torch.Tensor:
+    kept: list[torch.Tensor] = []
+    with torch.no_grad():
+        model.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=[(hook, lambda z, hook: kept.append(z.clone()))]
+        )
+    return kept[0]
+
+
+def replacement(model: Any, kind: str, layer: int, head: int) -> torch.Tensor:
+    hook = f"blocks.{layer}.attn.hook_z"
+    if kind == "zero":
+        return torch.zeros(())
+    if kind == "corrupt":
+        return outputs(model, hook, PARTNERS.tokens)[:, :, head]
+    held_out = outputs(model, hook, HELD_OUT.tokens)[:, :, head]
+    return held_out.mean(dim=(0, 1)) if kind == "mean" else held_out.mean(dim=0)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "mean_pos", "corrupt"])
+def test_ablating_a_head_is_editing_hook_z_by_hand(model: Any, kind: Any) -> None:
+    reference = {"zero": None, "corrupt": PARTNERS}.get(kind, HELD_OUT)
+    found = tle.ablate_heads(
+        model, PROMPTS, ["loss"], kind=kind, reference=reference, prepend_bos=False, batch_size=3
+    )
+    for layer in range(toys.N_LAYERS):
+        for head in range(2):
+            value = replacement(model, kind, layer, head)
+
+            def edit(z: torch.Tensor, value: torch.Tensor = value, head: int = head) -> torch.Tensor:
+                z = z.clone()
+                z[:, :, head] = value
+                return z
+
+            wanted = loss_by_hand(logits_by_hand(model, f"blocks.{layer}.attn.hook_z", edit))
+            got = found.effects["loss"][layer, head] + found.baseline["loss"]
+            assert torch.allclose(got, wanted, atol=1e-5)
+
+
+def test_logits_of_an_ablated_head_equal_those_by_hand(model: Any) -> None:
+    seen: list[torch.Tensor] = []
+
+    def keep(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.clone())
+        return logits[:, 0, 0]
+
+    tle.ablate_heads(model, PROMPTS, keep, kind="zero", heads=["L1H1"], positions=[1], prepend_bos=False)
+
+    def edit(z: torch.Tensor) -> torch.Tensor:
+        z = z.clone()
+        z[:, 1, 1] = 0
+        return z
+
+    wanted = logits_by_hand(model, "blocks.1.attn.hook_z", edit)
+    assert len(seen) == 2 and torch.allclose(seen[1], wanted, atol=1e-5)
+    assert not torch.allclose(seen[0], seen[1], atol=1e-3)
+
+
+def test_blocks_below_are_left_out_and_nothing_changes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def measure() -> tle.HeadEffects:
+        ran.append(0)
+        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: count())]):
+            return tle.ablate_heads(
+                model, PROMPTS, ["loss", "emergence"], kind="zero", heads=["L1H0", "L1H1"], batch_size=8
+            )
+
+    def count() -> None:
+        ran[-1] += 1
+
+    short = measure()
+    monkeypatch.setattr(
+        "tl_emergence.circuits.experiment.prove_skipping", lambda *_: edited.Skipping(False, ())
+    )
+    whole = measure()
+    assert ran[1] - ran[0] == 1  # two passes more for two heads, one less for the proof
+    for metric in whole.metrics:
+        assert torch.allclose(short.effects[metric], whole.effects[metric], atol=1e-6)
+
+
+def test_a_block_left_out_hands_its_input_on(model: Any) -> None:
+    found = tle.ablate_blocks(model, PROMPTS, ["loss"], kind="zero", prepend_bos=False)
+    entering = outputs(model, "blocks.1.hook_resid_pre", PROMPTS.tokens)
+    wanted = loss_by_hand(logits_by_hand(model, "blocks.1.hook_resid_post", lambda x: entering))
+    assert torch.allclose(found.effects["loss"][1, 0] + found.baseline["loss"], wanted, atol=1e-5)
+
+
+def test_an_mlp_is_ablated_where_it_writes(model: Any) -> None:
+    found = tle.ablate_mlps(model, PROMPTS, ["loss"], kind="zero", prepend_bos=False, layers=[-1])
+    wanted = loss_by_hand(logits_by_hand(model, "blocks.1.hook_mlp_out", torch.zeros_like))
+    assert found.layers == (1,) and found.label(1, 0) == "L1MLP"
+    assert torch.allclose(found.effects["loss"][0, 0] + found.baseline["loss"], wanted, atol=1e-5)
+
+
+def test_one_query_head_changes_under_grouped_query_attention(tmp_path: Path) -> None:
+    model = models.load(str(toys.save_checkpoint(tmp_path)))
+    changed: list[torch.Tensor] = []
+    clean = outputs(model, "blocks.0.attn.hook_z", PROMPTS.tokens)
+
+    def watch(tensor: torch.Tensor, hook: Any) -> None:
+        changed.append((tensor != clean).flatten(3).any(dim=3).any(dim=1).any(dim=0))
+
+    def keep(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return logits[:, -1, 0]
+
+    run = edited.run_edited
+
+    def watched(model: Any, tokens: torch.Tensor, *, edits: Any = (), **rest: Any) -> Any:
+        return run(
+            model, tokens, edits=[*edits, ("blocks.0.attn.hook_z", lambda z: watch(z, None) or z)], **rest
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tl_emergence.circuits.experiment.run_edited", watched)
+        tle.ablate_heads(model, PROMPTS, keep, kind="zero", heads=[(0, 1)], prepend_bos=False)
+    assert changed[0].tolist() == [False, False]  # the clean pass
+    assert changed[-1].tolist() == [False, True]
+
+
+def test_parallel_blocks_can_be_ablated(tmp_path: Path) -> None:
+    model = models.load(str(toys.save_parallel_checkpoint(tmp_path)))
+    found = tle.ablate_heads(model, PROMPTS, ["loss"], kind="zero", heads=["L1H0"], prepend_bos=False)
+
+    def edit(z: torch.Tensor) -> torch.Tensor:
+        z = z.clone()
+        z[:, :, 0] = 0
+        return z
+
+    wanted = loss_by_hand(logits_by_hand(model, "blocks.1.attn.hook_z", edit))
+    assert torch.allclose(found.effects["loss"][0, 0] + found.baseline["loss"], wanted, atol=1e-5)
+
+
+def test_resampling_is_the_mean_over_draws_of_partners_held_out(toy: Any) -> None:
+    found = tle.ablate_heads(
+        toy,
+        PROMPTS,
+        ["loss"],
+        kind="resample",
+        heads=["L1H1"],
+        reference=HELD_OUT,
+        draws=400,
+        prepend_bos=False,
+    )
+    z = outputs(toy, "blocks.1.attn.hook_z", HELD_OUT.tokens)
+    by_partner = []
+    for partner in range(len(HELD_OUT)):
+
+        def edit(clean: torch.Tensor, partner: int = partner) -> torch.Tensor:
+            clean = clean.clone()
+            clean[:, :, 1] = z[partner, :, 1]
+            return clean
+
+        by_partner.append(loss_by_hand(logits_by_hand(toy, "blocks.1.attn.hook_z", edit)))
+    values = torch.stack(by_partner)
+    wanted, spread = values.mean(dim=0), values.std(dim=0, unbiased=False) / math.sqrt(400)
+    got = found.effects["loss"][0, 0] + found.baseline["loss"]
+    assert bool(((got - wanted).abs() <= 4 * spread + 1e-6).all())
+
+
+# metrics
+
+
+def test_emergence_of_the_clean_model_is_that_of_information_emergence(toy: Any) -> None:
+    found = tle.ablate_heads(
+        toy,
+        PROMPTS,
+        {"e": circuits.emergence_at([1], [2]), "m": circuits.information_at([1], [2])},
+        kind="zero",
+    )
+    whole = tle.information_emergence(toy, PROMPTS)
+    error = 4 * float(whole.stderr[1, 2]) + 1e-6
+    assert abs(float(found.baseline["e"].mean() - whole.emergence[1, 2])) < error
+    assert abs(float(found.baseline["m"].mean() - whole.macro[1, 2])) < error
+    assert torch.equal(found.effects["e"], found.effects["m"])
+
+
+def test_a_head_changes_nothing_below_itself(toy: Any) -> None:
+    found = tle.ablate_heads(toy, PROMPTS, circuits.information_at([0], [2]), kind="zero")
+    assert bool((found.effects["information"][0] != 0).any())
+    assert bool((found.effects["information"][1] == 0).all())
+
+
+def test_kl_is_0_clean_and_positive_ablated(toy: Any) -> None:
+    found = tle.ablate_heads(toy, PROMPTS, ["kl"], kind="zero")
+    assert float(found.baseline["kl"].abs().max()) < 1e-6
+    assert bool((found.effects["kl"] > 0).all())
+
+
+def test_logit_difference_is_that_of_each_prompts_own_tokens(toy: Any) -> None:
+    right, wrong = torch.arange(8), torch.arange(8) + 20
+    metric = circuits.logit_difference(right, wrong)
+    found = tle.ablate_heads(toy, PROMPTS, metric, kind="zero", prepend_bos=False, batch_size=3)
+    with torch.no_grad():
+        last = toy(PROMPTS.tokens, return_type="logits")[:, -1]
+    rows = torch.arange(8)
+    assert torch.allclose(
+        found.baseline["logit_difference"], (last[rows, right] - last[rows, wrong]).double(), atol=1e-5
+    )
+
+
+def test_effects_do_not_depend_on_the_batch_size(toy: Any) -> None:
+    sizes = [
+        tle.ablate_heads(
+            toy, PROMPTS, ["loss", "kl", "emergence"], kind="mean", reference=HELD_OUT, batch_size=size
+        )
+        for size in (1, 8)
+    ]
+    for metric in sizes[0].metrics:
+        assert torch.allclose(sizes[0].effects[metric], sizes[1].effects[metric], atol=1e-5)
+
+
+# the model, the work folder
+
+
+def test_the_model_is_untouched_also_after_an_exception(model: Any) -> None:
+    def snapshot() -> tuple[Any, ...]:
+        with torch.no_grad():
+            logits = model(PROMPTS.tokens, return_type="logits")
+        hooks = {name: len(m._forward_hooks) for name, m in model.named_modules()}
+        forwards = [block.__dict__.get("forward") for block in model.blocks]
+        return (
+            logits,
+            hooks,
+            forwards,
+            {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()},
+        )
+
+    before = snapshot()
+    calls = iter(range(100))
+
+    def fails_late(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return logits[:, 0, 0]
+
+    tle.ablate_heads(model, PROMPTS, ["loss", "emergence"], kind="mean", reference=HELD_OUT)
+    with pytest.raises(KeyboardInterrupt):
+        tle.ablate_heads(model, PROMPTS, fails_late, kind="zero")
+    after = snapshot()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_a_stopped_run_goes_on(toy: Any, tmp_path: Path) -> None:
+    calls = iter(range(100))
+
+    def stops(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return logits[:, 0, 0]
+
+    metric = LogitMetric("first", "", lambda batch: stops(batch.logits, batch.tokens))
+    with pytest.raises(KeyboardInterrupt):
+        tle.ablate_heads(toy, PROMPTS, metric, kind="zero", workdir=tmp_path)
+    again = tle.ablate_heads(toy, PROMPTS, metric, kind="zero", workdir=tmp_path)
+    whole = tle.ablate_heads(toy, PROMPTS, metric, kind="zero")
+    assert next(calls) == 4 + 1 + 2 + 5  # stopped at the fourth; clean again, two missing heads; all of them
+    assert torch.equal(again.effects["first"], whole.effects["first"])
+    with pytest.raises(SettingError, match="another run"):
+        tle.ablate_heads(toy, PROMPTS, metric, kind="zero", heads=["L0H0"], workdir=tmp_path)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"heads": ["L2H0"]}, SettingError, "no such head"),
+        ({"heads": [(0, 5)]}, SettingError, "no such head"),
+        ({"heads": ["9.3"]}, SettingError, "not the name of a head"),
+        ({"heads": []}, SettingError, "no head"),
+        ({"metrics": []}, SettingError, "no metric"),
+        ({"metrics": ["los"]}, SettingError, "Did you mean 'loss'"),
+        ({"metrics": ["loss", "loss"]}, SettingError, "one name"),
+        ({"metrics": [3]}, SettingError, "not a metric"),
+        ({"metrics": circuits.next_token_loss([2])}, SettingError, "looks at the next token"),
+        ({"metrics": circuits.information_at([7])}, SettingError, "layer out of range"),
+        ({"metrics": lambda logits, tokens: logits.mean()}, SettingError, "wrong shape"),
+        ({"metrics": lambda logits, tokens: logits[:, 0, 0] * math.nan}, StateError, "returned NaN"),
+        ({"kind": "remove"}, SettingError, "unknown kind"),
+        ({"kind": "mean"}, SettingError, "needs a reference"),
+        ({"kind": "corrupt"}, SettingError, "needs a reference"),
+        ({"reference": HELD_OUT}, SettingError, "takes no reference"),
+        ({"kind": "mean", "reference": PROMPTS}, TokenError, "overlaps"),
+        ({"kind": "resample", "reference": PARTNERS}, TokenError, "overlaps"),
+        ({"kind": "corrupt", "reference": HELD_OUT}, TokenError, "without a corrupted partner"),
+        ({"kind": "corrupt", "reference": PROMPTS}, TokenError, "own corrupted partner"),
+        (
+            {"kind": "mean", "reference": from_tokens(torch.tensor([[1, 2], [3, 4]]))},
+            TokenError,
+            "another length",
+        ),
+        ({"positions": [9]}, SettingError, "position out of range"),
+        ({"draws": 0}, SettingError, "draws"),
+        ({"batch_size": 0}, SettingError, "batch size"),
+    ],
+)
+def test_bad_input_gets_its_typed_error(
+    toy: Any, settings: dict[str, Any], error: type[EmergenceError], message: str, as_shipped: None
+) -> None:
+    with pytest.raises(error, match=message):
+        tle.ablate_heads(toy, PROMPTS, **{"metrics": ["loss"], "kind": "zero", **settings})
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(HookError, match="not a TransformerLens model"):
+        tle.ablate_heads(torch.nn.Linear(2, 2), PROMPTS, ["loss"], kind="zero")
+
+
+@pytest.mark.parametrize("right", [torch.zeros(3, dtype=torch.long), torch.zeros(2, 2, dtype=torch.long)])
+def test_logit_difference_wants_one_token_a_prompt(right: torch.Tensor, as_shipped: None) -> None:
+    with pytest.raises(SettingError, match="do not fit"):
+        circuits.logit_difference(right, torch.zeros(4, dtype=torch.long))

@@ -1,0 +1,203 @@
+"""The result of ablations: effects by layer, head and prompt, with the clean baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_emergence.circuits.components import Component, Kind
+from tl_emergence.errors import unknown_name
+from tl_emergence.folders import read_folder, write_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_HEAD = {"format": "tl_emergence head effects", "version": 1}
+_NORMAL_95 = 1.959964
+_PLAIN = ("component", "layers", "heads", "units", "worse", "settings")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadEffects:
+    """What changed when each head (or MLP, or block: one column) put out something else.
+
+    Attributes:
+        component: "head", "mlp" or "block".
+        layers: The blocks, one a row.
+        heads: The heads, one a column.
+        effects: By metric, ablated minus clean, prompt by prompt; NaN for heads that were not asked for.
+        baseline: By metric, the clean model.
+        units: By metric, what it is measured in.
+        worse: By metric, whether a rise (1) or a fall (-1) means that the model does worse; 0 unknown.
+        settings: Everything else needed to repeat it: JSON values only.
+
+    Intervals are over prompts, of these heads on prompts like these; the estimator of information is held
+    fixed (pointwise values, the noise draws of the clean run). An effect is one of this kind of ablation.
+    """
+
+    component: Kind
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    effects: Mapping[str, Float[Tensor, "layer head prompt"]]
+    baseline: Mapping[str, Float[Tensor, " prompt"]]
+    units: Mapping[str, str]
+    worse: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return tuple(self.effects)
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return len(next(iter(self.baseline.values())))
+
+    @property
+    def kind(self) -> str:
+        """The kind of ablation."""
+        return str(self.settings.get("kind", "unknown"))
+
+    def label(self, layer: int, head: int) -> str:
+        """Return `L9H3`, `L9MLP` or `L9`."""
+        return Component(self.component, layer, head).label
+
+    def mean(self, metric: str) -> Float[Tensor, "layer head"]:
+        """Return the mean effect over prompts."""
+        return self._of(metric).mean(dim=-1)
+
+    def stderr(self, metric: str) -> Float[Tensor, "layer head"]:
+        """Return the standard error of the mean effect over prompts."""
+        return self._of(metric).std(dim=-1) / self.n_prompts**0.5
+
+    def ranked(self, metric: str, n: int | None = None) -> pd.DataFrame:
+        """Return heads in order of how much worse the model does, with intervals of 95 % over prompts.
+
+        Largest effect first for a metric that says nothing about worse. Columns: rank, head, layer, effect,
+        stderr, low, high, baseline.
+
+        Example:
+            >>> effects = ablate_heads(model, from_tokens(tokens), "loss", kind="zero")
+            >>> effects.ranked("loss", 3)["rank"].tolist()
+            [1, 2, 3]
+        """
+        import pandas as pd
+
+        mean, stderr, sign = self.mean(metric), self.stderr(metric), self.worse.get(metric, 0)
+        baseline = float(self.baseline[metric].mean())
+        rows = [
+            (self.label(layer, head), layer, float(mean[i, j]), float(stderr[i, j]))
+            for i, layer in enumerate(self.layers)
+            for j, head in enumerate(self.heads)
+            if not bool(mean[i, j].isnan())
+        ]
+        rows.sort(key=lambda row: -sign * row[2] if sign else -abs(row[2]))
+        table = pd.DataFrame(rows[:n], columns=["head", "layer", "effect", "stderr"])
+        table.insert(0, "rank", range(1, len(table) + 1))
+        table["low"] = table["effect"] - _NORMAL_95 * table["stderr"]
+        table["high"] = table["effect"] + _NORMAL_95 * table["stderr"]
+        table["baseline"] = baseline
+        return table
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return one row for each metric, layer and head.
+
+        Columns: model, prompts, kind, component, layer, head, label, metric, value (the mean effect),
+        stderr, baseline, unit.
+        """
+        import pandas as pd
+
+        shared = (
+            str(self.settings.get("model", "")),
+            str(self.settings.get("prompts", "")),
+            self.kind,
+            self.component,
+        )
+        rows = []
+        for metric in self.metrics:
+            mean, stderr = self.mean(metric), self.stderr(metric)
+            of_metric = (metric, float(self.baseline[metric].mean()), self.units[metric])
+            for i, layer in enumerate(self.layers):
+                for j, head in enumerate(self.heads):
+                    if not bool(mean[i, j].isnan()):
+                        value = (layer, head, self.label(layer, head), float(mean[i, j]), float(stderr[i, j]))
+                        rows.append((*shared, *value, *of_metric))
+        names = ["model", "prompts", "kind", "component", "layer", "head", "label", "value", "stderr"]
+        return pd.DataFrame(rows, columns=[*names, "metric", "baseline", "unit"])
+
+    def plot(self, metric: str | None = None) -> Figure:
+        """Draw the effects as a heatmap of layers and heads, diverging, centred at 0; all metrics or one."""
+        from tl_emergence import plots
+
+        return plots.head_effects(self, metric)
+
+    def summary(self, n: int = 5) -> str:
+        """Return baseline and the leading heads of each metric, in words."""
+        what = {"head": "heads", "mlp": "MLPs", "block": "blocks"}[self.component]
+        lines = [
+            f"{self.kind} ablation of {what} one at a time, {self.settings.get('model', 'model')}, "
+            f"{self.n_prompts} prompts; effects are ablated minus clean, +- one standard error over prompts."
+        ]
+        for metric in self.metrics:
+            unit = self.units[metric]
+            lines.append(f"{metric}: clean {float(self.baseline[metric].mean()):.3f} {unit}".rstrip())
+            lines += [
+                f"  {row['rank']}. {row['head']:7} {row['effect']:+.3f} +- {row['stderr']:.3f}"
+                for row in self.ranked(metric, n).to_dict("records")
+            ]
+        lines.append("One at a time underestimates parts that back each other up.")
+        return "\n".join(lines)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write safetensors and JSON to a folder.
+
+        Raises:
+            ResultFileError: The folder cannot be written. What it held before stays whole.
+        """
+        tensors = {f"effects/{name}": value for name, value in self.effects.items()}
+        tensors |= {f"baseline/{name}": value for name, value in self.baseline.items()}
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        write_folder(Path(folder), "effects", _HEAD, plain, tensors)
+
+    def _of(self, metric: str) -> Float[Tensor, "layer head prompt"]:
+        if metric not in self.effects:
+            raise unknown_name("metric", metric, list(self.effects))
+        return self.effects[metric]
+
+
+def load_effects(folder: str | PathLike[str]) -> HeadEffects:
+    """Read what `HeadEffects.save` wrote. Needs neither the model nor TransformerLens.
+
+    Raises:
+        ResultFileError: No effects there, of another version, or damaged or cut off.
+    """
+
+    def restore(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HeadEffects:
+        of = {name: dict(plain[name]) for name in ("units", "worse", "settings")}
+        return HeadEffects(
+            component=plain["component"],
+            layers=tuple(plain["layers"]),
+            heads=tuple(plain["heads"]),
+            effects={name: tensors[f"effects/{name}"] for name in of["units"]},
+            baseline={name: tensors[f"baseline/{name}"] for name in of["units"]},
+            **of,
+        )
+
+    return read_folder(Path(folder), "effects", _HEAD, restore)
+
+
+def stacked(effects: HeadEffects, metric: str) -> tuple[list[tuple[int, int]], Float[Tensor, "unit prompt"]]:
+    """Return (layer, head) of every head that was ablated, and its effects."""
+    grid = effects.effects[metric]
+    asked = (~grid[..., 0].isnan()).nonzero().tolist()
+    units = [(effects.layers[i], effects.heads[j]) for i, j in asked]
+    return units, torch.stack([grid[i, j] for i, j in asked])

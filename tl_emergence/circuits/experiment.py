@@ -1,0 +1,333 @@
+"""One ablation experiment: the clean pass, then one pass a component, all metrics from each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from tl_emergence.capture import compat
+from tl_emergence.capture.checks import check_fits_model, not_finite
+from tl_emergence.capture.edited import Edit, Skipping, Start, prove_skipping, run_edited
+from tl_emergence.capture.forward import with_prefix
+from tl_emergence.capture.preflight import preflight
+from tl_emergence.capture.spaces import Reading, Space, check_space
+from tl_emergence.capture.states import capture_states
+from tl_emergence.checkpoints import Workspace
+from tl_emergence.circuits.components import Component, replaced
+from tl_emergence.circuits.information import States, macro_bits, mean_micro_bits
+from tl_emergence.circuits.metrics import Batch, InformationMetric, LogitMetric, Metric, check_values
+from tl_emergence.circuits.references import AblationKind, Reference, gather_reference
+from tl_emergence.prompts.prompt_set import PromptSet
+
+_PROBE_ROWS = 3
+# Above this the streams that enter the blocks are not kept, and every pass runs from the tokens.
+_STREAM_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class _Clean:
+    """What the clean pass leaves for the others."""
+
+    streams: dict[int, Float[Tensor, "prompt input d_model"]]
+    states: dict[tuple[int, int], Float[Tensor, "prompt d_model"]]
+    scales: dict[int, float]
+    logits: Float[Tensor, "prompt kept vocabulary"] | None
+    values: dict[str, Float[Tensor, " prompt"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that an ablation is told, checked; `run` does it."""
+
+    model: Any
+    prompts: PromptSet
+    metrics: tuple[Metric, ...]
+    components: tuple[Component, ...]
+    positions: tuple[int, ...]
+    kind: AblationKind
+    reference: PromptSet | None
+    draws: int
+    bos: int | None
+    batch_size: int
+    seed: int
+    progress: bool
+
+    def described(self) -> dict[str, Any]:
+        """Return what the numbers depend on: JSON values only."""
+        return {
+            **compat.describe(self.model),
+            "prompts": self.prompts.name,
+            "prompts_hash": self.prompts.content_hash,
+            "n_prompts": len(self.prompts),
+            "reference_hash": None if self.reference is None else self.reference.content_hash,
+            "kind": self.kind,
+            "positions": list(self.positions),
+            "components": [component.label for component in self.components],
+            "metrics": {metric.name: _described(metric) for metric in self.metrics},
+            "draws": self.draws if self.kind == "resample" else 1,
+            "bos_token_id": self.bos,
+            "seed": self.seed,
+            "tl_emergence": compat.package_version("tl-emergence"),
+        }
+
+    @torch.no_grad()
+    def run(
+        self, workspace: Workspace
+    ) -> tuple[Float[Tensor, "metric prompt"], list[Float[Tensor, "metric prompt"]]]:
+        """Return the metrics of the clean model, and of each ablation."""
+        check_fits_model(self.model, self.prompts, self.bos)
+        device = compat.device(self.model)
+        probe = with_prefix(self.prompts.tokens[:_PROBE_ROWS], self.bos).to(device)
+        report = preflight(self.model, probe)
+        runner = _Runner(
+            self, Reading(report.norms, report.reasons, report.folded), prove_skipping(self.model, probe)
+        )
+        done = [workspace.load_tensors(name) for name in ("clean", *(c.label for c in self.components))]
+        if all(part is not None for part in done):
+            return done[0]["values"], [part["values"] for part in done[1:] if part is not None]  # type: ignore[index]
+        clean = runner.clean()
+        baseline = runner.baseline(clean)
+        workspace.save_tensors("clean", {"values": baseline})
+        offset = 0 if self.bos is None else 1
+        reference = gather_reference(
+            self.model,
+            self.kind,
+            self.components,
+            [offset + t for t in self.positions],
+            self.reference,
+            n_prompts=len(self.prompts),
+            bos=self.bos,
+            device=device,
+            batch_size=self.batch_size,
+            draws=self.draws,
+            seed=self.seed,
+        )
+        values = []
+        bar = tqdm(self.components, desc=f"{self.kind} ablation", unit="part", disable=not self.progress)
+        for component, found in zip(bar, done[1:], strict=True):
+            if found is None:
+                found = {"values": runner.ablated(component, reference, clean)}
+                workspace.save_tensors(component.label, found)
+            values.append(found["values"])
+        return baseline, values
+
+
+class _Runner:
+    """The passes of an experiment."""
+
+    def __init__(self, experiment: Experiment, reading: Reading, skipping: Skipping) -> None:
+        self._of = experiment
+        self._reading = reading
+        self._skipping = skipping
+        self._offset = 0 if experiment.bos is None else 1
+        self._inputs = with_prefix(experiment.prompts.tokens, experiment.bos)
+        self._device = compat.device(experiment.model)
+        self._information = [m for m in experiment.metrics if isinstance(m, InformationMetric)]
+        self._of_logits = [m for m in experiment.metrics if isinstance(m, LogitMetric)]
+        self._logits_at = sorted({t for m in self._of_logits for t in m.positions or ()})
+        self._states_at = sorted({t for m in self._information for t in m.positions or ()})
+        self._states = sorted(
+            {s for m in self._information for layer in m.layers or () for s in (layer, layer + 1)}
+        )
+        self._micro_found: dict[Any, Tensor] = {}
+        for metric in self._information:
+            check_space(self._space(metric), reading, tuple(self._states))
+
+    def clean(self) -> _Clean:
+        """Run the clean model once; keep the streams from which ablations start, and what they compare to."""
+        of = self._of
+        starts = sorted({c.layer for c in of.components} - {0}) if self._skipping.possible else []
+        width, n = compat.d_model(of.model), self._inputs.numel()
+        if len(starts) * n * width * 4 > _STREAM_BYTES:
+            starts = []
+        streams: dict[int, list[Tensor]] = {s: [] for s in starts}
+        energy = dict.fromkeys(self._states, 0.0)
+        states: dict[tuple[int, int], list[Tensor]] = {
+            (s, t): [] for s in self._states for t in self._states_at
+        }
+
+        def collect(state: int, stream: Float[Tensor, "batch pos d_model"]) -> None:
+            if state in streams:
+                streams[state].append(stream.cpu().clone())
+            if state in energy:
+                content = stream[:, self._offset :].float()
+                energy[state] += float(content.square().mean(dim=-1).double().sum())
+                for t in self._states_at:
+                    states[state, t].append(stream[:, self._offset + t].clone())
+
+        kept: list[Tensor] = []
+        keeps = any(metric.needs_clean for metric in self._of_logits)
+        held = sorted({*starts, *self._states})
+        values: dict[str, list[Tensor]] = {metric.name: [] for metric in self._of_logits}
+        for rows in self._batches():
+            logits = self._pass(rows, [], held, collect)
+            for metric in self._of_logits:
+                assert logits is not None
+                values[metric.name].append(self._value(metric, logits, rows, logits))
+            if keeps and logits is not None:
+                kept.append(logits.cpu())
+        content = of.prompts.tokens.numel()
+        return _Clean(
+            streams={s: torch.cat(parts) for s, parts in streams.items()},
+            states={key: self._checked(key, torch.cat(parts)) for key, parts in states.items()},
+            scales={s: (total / content) ** 0.5 for s, total in energy.items()},
+            logits=torch.cat(kept) if kept else None,
+            values={name: torch.cat(parts) for name, parts in values.items()},
+        )
+
+    def baseline(self, clean: _Clean) -> Float[Tensor, "metric prompt"]:
+        """Return the metrics of the clean model; micro, from the tokens alone, is in emergence only."""
+        values = dict(clean.values)
+        for metric in self._information:
+            values[metric.name] = self._macro(metric, clean.states, clean)
+            if metric.emergence:
+                values[metric.name] = values[metric.name] - self._micro(metric, clean)
+        return self._stacked(values)
+
+    def ablated(
+        self, component: Component, reference: Reference, clean: _Clean
+    ) -> Float[Tensor, "metric prompt"]:
+        """Return the metrics with one component replaced, the mean over draws."""
+        total = torch.zeros(len(self._of.metrics), len(self._of.prompts), dtype=torch.float64)
+        for draw in range(reference.draws):
+            values, states = self._edited(component, reference, draw, clean)
+            for metric in self._information:
+                values[metric.name] = self._macro(metric, {**clean.states, **states}, clean)
+                if metric.emergence:
+                    values[metric.name] = values[metric.name] - self._micro(metric, clean)
+            total += self._stacked(values)
+        return total / reference.draws
+
+    def _edited(
+        self, component: Component, reference: Reference, draw: int, clean: _Clean
+    ) -> tuple[dict[str, Float[Tensor, " prompt"]], States]:
+        """Run all batches with one component replaced; return metrics of logits, and the states above it."""
+        held = [s for s in self._states if s > component.layer]
+        values: dict[str, list[Tensor]] = {metric.name: [] for metric in self._of_logits}
+        parts: dict[tuple[int, int], list[Tensor]] = {(s, t): [] for s in held for t in self._states_at}
+        places = [self._offset + t for t in self._of.positions]
+
+        def collect(state: int, stream: Float[Tensor, "batch pos d_model"]) -> None:
+            for t in self._states_at:
+                parts[state, t].append(stream[:, self._offset + t].clone())
+
+        for rows in self._batches() if self._logits_at or held else []:
+            value = reference.value(component, draw, rows).to(self._device)
+            edits = replaced(component, self._of.model, places, value)
+            start = None
+            if component.layer in clean.streams:
+                start = Start(component.layer, clean.streams[component.layer][rows].to(self._device))
+            logits = self._pass(rows, edits, held, collect, start)
+            for metric in self._of_logits:
+                assert logits is not None
+                beside = None if clean.logits is None else clean.logits[rows]
+                values[metric.name].append(self._value(metric, logits, rows, beside))
+        states = {key: self._checked(key, torch.cat(part)) for key, part in parts.items()}
+        return {name: torch.cat(part) for name, part in values.items()}, states
+
+    def _pass(
+        self,
+        rows: slice,
+        edits: list[Edit],
+        held: list[int],
+        collect: Callable[[int, Tensor], None],
+        start: Start | None = None,
+    ) -> Tensor | None:
+        return run_edited(
+            self._of.model,
+            self._inputs[rows].to(self._device),
+            edits=edits,
+            states=held,
+            on_state=collect,
+            logits_at=[self._offset + t for t in self._logits_at],
+            start=start,
+            skipping=self._skipping,
+        )
+
+    def _value(
+        self, metric: LogitMetric, logits: Tensor, rows: slice, clean: Tensor | None
+    ) -> Float[Tensor, " batch"]:
+        wanted = metric.positions or ()
+        columns = [self._logits_at.index(t) for t in wanted]
+        batch = Batch(
+            logits=logits[:, columns],
+            clean=clean[:, columns].to(logits) if metric.needs_clean and clean is not None else None,
+            tokens=self._of.prompts.tokens[rows],
+            positions=tuple(wanted),
+            rows=rows,
+        )
+        return check_values(metric, metric.of(batch), len(logits))
+
+    def _macro(self, metric: InformationMetric, states: States, clean: _Clean) -> Float[Tensor, " prompt"]:
+        found = macro_bits(
+            states,
+            metric.layers or (),
+            metric.positions or (),
+            reading=self._reading,
+            space=self._space(metric),
+            scales=clean.scales,
+            sigma=metric.sigma,
+            seed=self._of.seed,
+            device=compat.estimation_device(self._of.model),
+        )
+        return found.mean(dim=(0, 1))
+
+    def _micro(self, metric: InformationMetric, clean: _Clean) -> Float[Tensor, " prompt"]:
+        key = (metric.layers, metric.positions, metric.space, metric.sigma)
+        if key not in self._micro_found:
+            of = self._of
+            alone = capture_states(
+                of.model,
+                of.prompts,
+                layers=metric.layers,
+                positions=metric.positions,
+                prepend_bos=of.bos is not None,
+                bos_token_id=of.bos,
+                batch_size=of.batch_size,
+            )
+            found = mean_micro_bits(
+                alone,
+                metric.layers or (),
+                metric.positions or (),
+                space=self._space(metric),
+                scales=clean.scales,
+                sigma=metric.sigma,
+                seed=of.seed,
+                device=compat.estimation_device(of.model),
+            )
+            self._micro_found[key] = found.mean(dim=(0, 1))
+        return self._micro_found[key]
+
+    def _space(self, metric: InformationMetric) -> Space:
+        return metric.space or self._reading.default_space
+
+    def _checked(self, key: tuple[int, int], states: Tensor) -> Tensor:
+        if not bool(torch.isfinite(states).all()):
+            raise not_finite(f"h_{key[0]}, at position {key[1]}")
+        return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def _batches(self) -> list[slice]:
+        n, size = len(self._inputs), self._of.batch_size
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def _stacked(self, values: dict[str, Tensor]) -> Float[Tensor, "metric prompt"]:
+        return torch.stack([values[metric.name] for metric in self._of.metrics])
+
+
+def _described(metric: Metric) -> dict[str, Any]:
+    if isinstance(metric, LogitMetric):
+        return {"unit": metric.unit, "positions": list(metric.positions or ())}
+    return {
+        "unit": metric.unit,
+        "layers": list(metric.layers or ()),
+        "positions": list(metric.positions or ()),
+        "space": metric.space,
+        "sigma": metric.sigma,
+        "emergence": metric.emergence,
+    }
