@@ -91,7 +91,7 @@ def ablate_heads(
         >>> prompts = from_tokens(tokens)
         >>> effects = ablate_heads(model, prompts, ["loss", "emergence"], kind="zero")
         >>> effects.mean("loss").shape  # layers, heads
-        torch.Size([2, 4])
+        torch.Size([2, 2])
     """
     compat.check_model(model)
     return _ablate(
