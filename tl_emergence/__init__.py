@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from tl_emergence import capture, circuits, errors, estimators, geometry, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
-from tl_emergence.circuits import HeadEffects, ablate_blocks, ablate_heads, ablate_mlps, load_effects
+from tl_emergence.circuits import (
+    HeadEffects,
+    ablate_blocks,
+    ablate_heads,
+    ablate_mlps,
+    emergence_metric,
+    load_effects,
+)
 from tl_emergence.emergence import EmergenceWarning, information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
 from tl_emergence.estimators import Estimate, mutual_information
@@ -38,6 +45,7 @@ __all__ = [
     "capture",
     "capture_states",
     "circuits",
+    "emergence_metric",
     "errors",
     "estimators",
     "exact_emergence",

@@ -105,6 +105,36 @@ def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> AbstractC
     return model.hooks(fwd_hooks=hooks)
 
 
+@contextmanager
+def read_last(model: Any, readers: list[tuple[str, Callable[[Tensor], None]]]) -> Iterator[None]:
+    """Read activations as all other hooks leave them, also hooks that are added later.
+
+    Hooks run in the order in which they were added: before each pass of a hook point the reader is taken off
+    and put on again, at the end of the queue.
+    """
+    handles: dict[str, Any] = {}
+
+    def at_the_end(name: str, read: Callable[[Tensor], None]) -> Callable[..., None]:
+        def before(point: nn.Module, args: Any) -> None:
+            if name in handles:
+                handles[name].remove()
+            handles[name] = point.register_forward_hook(after)
+
+        def after(point: nn.Module, args: Any, output: Any) -> None:
+            read(output)
+
+        return before
+
+    before = []
+    try:
+        for name, read in readers:
+            before.append(model.hook_dict[name].register_forward_pre_hook(at_the_end(name, read)))
+        yield
+    finally:
+        for handle in (*before, *handles.values()):
+            handle.remove()
+
+
 def callers_hooks(model: Any) -> list[str]:
     """Return the names of the hook points and modules that somebody has put forward hooks on."""
     points = [name for name, point in model.hook_dict.items() if point.fwd_hooks]

@@ -86,6 +86,7 @@ class HeadEffects:
         stderr, low, high, baseline.
 
         Example:
+            >>> from tl_emergence import ablate_heads
             >>> effects = ablate_heads(model, from_tokens(tokens), "loss", kind="zero")
             >>> effects.ranked("loss", 3)["rank"].tolist()
             [1, 2, 3]

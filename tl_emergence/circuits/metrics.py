@@ -167,8 +167,8 @@ def emergence_at(
     """Return the emergence of chosen blocks and positions, their mean, at resolution sigma.
 
     Example:
-        >>> emergence_at([-1], [7], space="unit", name="emergence unit")
-        InformationMetric(name='emergence unit', layers=(-1,), positions=(7,), space='unit', sigma=0.5, ...)
+        >>> emergence_at([9, 10], [7], space="unit", name="emergence unit").layers
+        (9, 10)
     """
     return _information(layers, positions, space, sigma, name, True)
 
