@@ -6,9 +6,10 @@ Where in a transformer do tokens become more than the sum of their parts?
 import importlib
 from typing import TYPE_CHECKING
 
-from tl_emergence import capture, errors, estimators, geometry, models, prompts
+from tl_emergence import capture, circuits, errors, estimators, geometry, models, prompts
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
+from tl_emergence.circuits import CorrelationReport, UnitValues, correlate, load_report
 from tl_emergence.emergence import EmergenceWarning, information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
 from tl_emergence.estimators import Estimate, mutual_information
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ceiling",
+    "CorrelationReport",
     "EmergenceResult",
     "EmergenceWarning",
     "Estimate",
@@ -30,8 +32,11 @@ __all__ = [
     "PromptSet",
     "SigmaSweep",
     "SpaceComparison",
+    "UnitValues",
     "capture",
     "capture_states",
+    "circuits",
+    "correlate",
     "errors",
     "estimators",
     "exact_emergence",
@@ -39,6 +44,7 @@ __all__ = [
     "geometry",
     "information_emergence",
     "information_emergence_from_cache",
+    "load_report",
     "load_result",
     "models",
     "mutual_information",

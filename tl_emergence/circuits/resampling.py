@@ -150,7 +150,7 @@ def correlation_interval(
     limit = 1 - 6 / (n_units * (n_units**2 - 1))
     spread = _half_width(np.arctanh(np.clip(replicates, -limit, limit)), confidence)
     if spread == 0:
-        return estimate, estimate
+        return float(estimate), float(estimate)
     middle = np.arctanh(np.clip(estimate, -limit, limit))
     low, high = np.tanh(middle - spread), np.tanh(middle + spread)
     return float(min(low, estimate)), float(max(high, estimate))

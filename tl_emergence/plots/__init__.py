@@ -7,6 +7,7 @@ from tl_emergence.plots.beside import estimator_curves
 from tl_emergence.plots.drawing import Metric
 from tl_emergence.plots.heatmaps import heatmap, side_by_side
 from tl_emergence.plots.lines import curves, overview, sigma_curves
+from tl_emergence.plots.scatter import scatter
 from tl_emergence.selection import at_sigma
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "estimator_curves",
     "heatmap",
     "overview",
+    "scatter",
     "side_by_side",
     "sigma_curves",
 ]
