@@ -10,12 +10,16 @@ from tl_emergence import capture, circuits, errors, estimators, geometry, models
 from tl_emergence.capture import capture_states, shuffled_weights
 from tl_emergence.ceiling import Ceiling, exact_emergence, exact_population
 from tl_emergence.circuits import (
+    CorrelationReport,
     HeadEffects,
+    UnitValues,
     ablate_blocks,
     ablate_heads,
     ablate_mlps,
+    correlate,
     emergence_metric,
     load_effects,
+    load_report,
 )
 from tl_emergence.emergence import EmergenceWarning, information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ceiling",
+    "CorrelationReport",
     "EmergenceResult",
     "EmergenceWarning",
     "Estimate",
@@ -39,12 +44,14 @@ __all__ = [
     "PromptSet",
     "SigmaSweep",
     "SpaceComparison",
+    "UnitValues",
     "ablate_blocks",
     "ablate_heads",
     "ablate_mlps",
     "capture",
     "capture_states",
     "circuits",
+    "correlate",
     "emergence_metric",
     "errors",
     "estimators",
@@ -54,6 +61,7 @@ __all__ = [
     "information_emergence",
     "information_emergence_from_cache",
     "load_effects",
+    "load_report",
     "load_result",
     "models",
     "mutual_information",

@@ -36,6 +36,10 @@ class HookError(EmergenceError, RuntimeError):
     """A model whose hooks are missing, or do not mean what their names say."""
 
 
+class UnitError(EmergenceError, ValueError):
+    """Values of heads or blocks that cannot be held or compared: shape, NaN, labels, too few."""
+
+
 class ModelLoadError(EmergenceError, RuntimeError):
     """A model that cannot be loaded: unknown name, folder without a checkpoint, damaged file."""
 

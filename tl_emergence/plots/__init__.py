@@ -8,6 +8,7 @@ from tl_emergence.plots.drawing import Metric
 from tl_emergence.plots.heads import head_effects
 from tl_emergence.plots.heatmaps import heatmap, side_by_side
 from tl_emergence.plots.lines import curves, overview, sigma_curves
+from tl_emergence.plots.scatter import scatter
 from tl_emergence.selection import at_sigma
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "head_effects",
     "heatmap",
     "overview",
+    "scatter",
     "side_by_side",
     "sigma_curves",
 ]
