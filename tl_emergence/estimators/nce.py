@@ -256,7 +256,7 @@ def _series_nats(
 def _even_groups(items: Sequence[int], most: int) -> list[list[int]]:
     """Cut a sequence into as few groups as there must be, of nearly equal size."""
     n_groups = math.ceil(len(items) / most)
-    return [list(group) for group in np.array_split(np.array(items, dtype=int), n_groups)] if items else []
+    return [group.tolist() for group in np.array_split(np.array(items, dtype=int), n_groups)] if items else []
 
 
 def _task(x: Float[Tensor, "row p"], y: Float[Tensor, "row q"], part: _Part) -> Task:
