@@ -325,3 +325,19 @@ def test_sigma_must_be_a_finite_number_above_zero(sigma: float) -> None:
 def test_fewer_than_two_draws_are_refused() -> None:
     with pytest.raises(SettingError, match="too few draws: saw 1"):
         mutual_information(cloud(4, 2, 0), cloud(4, 2, 1), sigma=0.5, draws=1)
+
+
+def test_the_error_near_saturation_is_that_of_one_draw_more_that_loses_a_bit() -> None:
+    points = 100 * torch.eye(16)
+    found = mutual_information(points, points, estimator="noise", sigma=0.5, draws=10)
+    assert found.bits == pytest.approx(4.0, abs=1e-6)
+    assert found.stderr == pytest.approx(1 / 160, rel=1e-3)
+
+
+def test_a_constant_series_has_no_draw_to_lose_in_the_mean() -> None:
+    points = 100 * torch.eye(16)
+    rows = torch.stack([torch.arange(16), torch.zeros(16, dtype=torch.long)])
+    chain = StateChain("mean", [points, points], (0, 1), ((0, 1),), rows)
+    found = NoiseEstimator().chain(chain, sigmas=(0.5,), draws=10)
+    assert float(found.stderr[0, 0, 1]) == 0.0
+    assert float(found.mean_stderr[0, 0, 1]) == pytest.approx(float(found.stderr[0, 0, 0]) / 2, rel=1e-6)

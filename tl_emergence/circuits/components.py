@@ -171,11 +171,6 @@ def check_output(component: Component, model: Any, seen: Tensor) -> None:
         )
 
 
-def constant(value: Tensor) -> Float[Tensor, "1 place _"]:
-    """Return one replacement for all prompts, [place, d] or [d], with a batch of one."""
-    return value[None] if value.ndim == 2 else value[None, None]
-
-
 def zeros() -> Float[Tensor, "1 1 1"]:
     """Return what the zero ablation puts in place of an output."""
     return torch.zeros(1, 1, 1)

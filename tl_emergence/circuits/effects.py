@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -194,11 +193,3 @@ def load_effects(folder: str | PathLike[str]) -> HeadEffects:
         )
 
     return read_folder(Path(folder), "effects", _HEAD, restore)
-
-
-def stacked(effects: HeadEffects, metric: str) -> tuple[list[tuple[int, int]], Float[Tensor, "unit prompt"]]:
-    """Return (layer, head) of every head that was ablated, and its effects."""
-    grid = effects.effects[metric]
-    asked = (~grid[..., 0].isnan()).nonzero().tolist()
-    units = [(effects.layers[i], effects.heads[j]) for i, j in asked]
-    return units, torch.stack([grid[i, j] for i, j in asked])

@@ -15,7 +15,7 @@ from tl_emergence.capture.checks import check_fits_model, indices
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.spaces import Reading, Space, check_space
-from tl_emergence.capture.states import CapturedStates, capture_states
+from tl_emergence.capture.states import capture_states
 from tl_emergence.circuits.information import macro_bits, mean_micro_bits
 from tl_emergence.errors import HookError, SettingError, StateError
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -178,7 +178,7 @@ def emergence_metric(
     reading = Reading(report.norms, report.reasons, report.folded)
     chosen = space or reading.default_space
     check_space(chosen, reading, (block, block + 1))
-    scales, micro = {}, None
+    scales, micro, device = {}, None, compat.estimation_device(model)
     if quantity == "emergence" or chosen == "resid":
         alone = capture_states(
             model,
@@ -191,7 +191,9 @@ def emergence_metric(
         )
         scales = {s: alone.rms(s) for s in alone.states} if chosen == "resid" else {}
         if quantity == "emergence":
-            micro = _micro(alone, block, t, chosen, scales, sigma, seed, compat.estimation_device(model))
+            micro = mean_micro_bits(
+                alone, [block], [t], space=chosen, scales=scales, sigma=sigma, seed=seed, device=device
+            )[0, 0]
     metric = EmergenceMetric(
         prompts=prompts,
         layer=block,
@@ -204,7 +206,7 @@ def emergence_metric(
         reduce=reduce,
         scales=scales,
         offset=0 if bos is None else 1,
-        device=compat.estimation_device(model),
+        device=device,
     )
 
     def note(state: int) -> Callable[[Tensor], None]:
@@ -227,18 +229,3 @@ def model_tokens(
     compat.check_model(model)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
     return with_prefix(prompts.tokens, bos).to(compat.device(model))
-
-
-def _micro(
-    alone: CapturedStates,
-    layer: int,
-    pos: int,
-    space: Space,
-    scales: dict[int, float],
-    sigma: float,
-    seed: int,
-    device: torch.device,
-) -> Float[Tensor, " prompt"]:
-    return mean_micro_bits(
-        alone, [layer], [pos], space=space, scales=scales, sigma=sigma, seed=seed, device=device
-    )[0, 0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.circuits.components import Component, activation_of, check_output, zeros
-from tl_emergence.errors import SettingError, TokenError
+from tl_emergence.errors import SettingError, TokenError, unknown_name
 from tl_emergence.estimators.interface import generator_for
 from tl_emergence.prompts.prompt_set import PromptSet
 
@@ -64,8 +64,6 @@ def check_reference(kind: str, prompts: PromptSet, reference: PromptSet | None) 
             without a partner for every prompt.
     """
     if kind not in KINDS:
-        from tl_emergence.errors import unknown_name
-
         raise unknown_name("kind of ablation", kind, KINDS)
     if kind == "zero":
         if reference is not None:
@@ -82,7 +80,7 @@ def check_reference(kind: str, prompts: PromptSet, reference: PromptSet | None) 
             f"{kind} ablation needs a reference",
             seen="reference=None",
             expected=partner if kind == "corrupt" else "prompts of the same kind that are not measured",
-            fix="Draw twice as many prompts and split them: prompts.split(set, n).",
+            fix="Draw more and split them: from_tokens(drawn.tokens[:n]), from_tokens(drawn.tokens[n:]).",
         )
     if reference.n_positions != prompts.n_positions:
         raise TokenError(
@@ -101,7 +99,7 @@ def check_reference(kind: str, prompts: PromptSet, reference: PromptSet | None) 
             "reference that overlaps the prompts",
             seen=f"{shared} of {len(reference)} reference prompts are among the {len(prompts)} measured",
             expected="held-out prompts: a mean over the prompts themselves knows them",
-            fix="Split one set in two: prompts.split(set, n).",
+            fix="Split one set in two: from_tokens(drawn.tokens[:n]), from_tokens(drawn.tokens[n:]).",
         )
 
 

@@ -125,20 +125,15 @@ class NoiseEstimator:
         # Rows without weight in a column have a meaningless value there, NaN if the kernel underflowed.
         info = torch.where(w > 0, info * w, 0.0)
         by_column = info.sum(dim=(3, 4)) / draws
-        series, own = info[:, :, :n_series], weights[:n_series]
-        bits = by_column[:, :, :n_series]
-        n_so_far = torch.arange(1, n_series + 1, dtype=torch.float64)
-        means, mean_weights = (
-            series.cumsum(dim=2) / n_so_far[:, None, None],
-            own.cumsum(dim=0) / n_so_far[:, None],
-        )
+        series, bits = info[:, :, :n_series], by_column[:, :, :n_series]
+        at_stake = bits.clamp(0, 1)[..., None] * weights[:n_series]
+        n_so_far = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
+        of_means = series.cumsum(dim=2) / n_so_far[..., None], at_stake.cumsum(dim=2) / n_so_far
         per_row = series.mean(dim=3) / w[:, :, :n_series, 0].clamp_min(1e-300)
         return ChainEstimate(
             bits=bits,
-            stderr=_standard_error(series, own, bits, twice, stands_for),
-            mean_stderr=_standard_error(
-                means, mean_weights, bits.cumsum(dim=2) / n_so_far, twice, stands_for
-            ),
+            stderr=_standard_error(series, at_stake, twice, stands_for),
+            mean_stderr=_standard_error(*of_means, twice, stands_for),
             cap_bits=math.log2(n_samples),
             direction="none",
             pointwise=per_row.gather(3, chain.rows.expand(*per_row.shape[:2], -1, -1)).float(),
@@ -291,28 +286,27 @@ def _constant_series(chain: StateChain) -> Bool[Tensor, "pair series"]:
 
 def _standard_error(
     weighted: Float[Tensor, "sigma pair series draw row"],
-    weights: Float[Tensor, "series row"],
-    bits: Float[Tensor, "sigma pair series"],
+    at_stake: Float[Tensor, "sigma pair series row"],
     twice: Bool[Tensor, " row"] | None,
     stands_for: Float[Tensor, " _twice"] | None,
 ) -> Float[Tensor, "sigma pair series"]:
-    """Return sqrt( sum_i w_i^2 s_i^2 / S_i + u^2 ), the weights being in the first values already.
+    """Return sqrt( sum_i w_i^2 s_i^2 / S_i + u^2 ), the weights being in the values already.
 
     Rows with a single draw have no spread of their own: each row with two stands for some of them.
 
     Near saturation the bits are lost in draws so rare that none may have come up, and the spread sees
-    nothing: u is one draw more that loses a bit (or all bits, where there are fewer),
-    u = min(1, I) sum_i w_i^2 / S_i.
+    nothing: u is one draw more that loses a_i, the weight of its row times a bit (or times all bits, where
+    there are fewer): u = sum_i a_i^2 / S_i / sum_i a_i.
     """
     n_draws = weighted.shape[3]
     if twice is None or stands_for is None:
         variance = (weighted.var(dim=3) / n_draws).sum(dim=-1)
-        one_draw = (weights.square() / n_draws).sum(dim=-1)
+        one_draw = (at_stake.square() / n_draws).sum(dim=-1)
     else:
         per_row = 1 / n_draws + stands_for
         variance = (weighted[..., twice].var(dim=3) * per_row).sum(dim=-1)
-        one_draw = (weights[:, twice].square() * per_row).sum(dim=-1)
-    return (variance + (one_draw * bits.clamp(0, 1)).square()).sqrt()
+        one_draw = (at_stake[..., twice].square() * per_row).sum(dim=-1)
+    return (variance + (one_draw / at_stake.sum(dim=-1).clamp_min(1e-300)).square()).sqrt()
 
 
 def _outside_per_inside(copies: Float[Tensor, " row"], n_samples: int) -> Float[Tensor, " row"]:
