@@ -132,6 +132,7 @@ def test_an_mlp_is_ablated_where_it_writes(model: Any) -> None:
     assert torch.allclose(found.effects["loss"][0, 0] + found.baseline["loss"], wanted, atol=1e-5)
 
 
+@pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
 def test_one_query_head_changes_under_grouped_query_attention(tmp_path: Path) -> None:
     model = models.load(str(toys.save_checkpoint(tmp_path)))
     changed: list[torch.Tensor] = []
@@ -157,6 +158,7 @@ def test_one_query_head_changes_under_grouped_query_attention(tmp_path: Path) ->
     assert changed[-1].tolist() == [False, True]
 
 
+@pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
 def test_parallel_blocks_can_be_ablated(tmp_path: Path) -> None:
     model = models.load(str(toys.save_parallel_checkpoint(tmp_path)))
     found = tle.ablate_heads(model, PROMPTS, ["loss"], kind="zero", heads=["L1H0"], prepend_bos=False)
@@ -211,7 +213,9 @@ def test_emergence_of_the_clean_model_is_that_of_information_emergence(toy: Any)
     error = 4 * float(whole.stderr[1, 2]) + 1e-6
     assert abs(float(found.baseline["e"].mean() - whole.emergence[1, 2])) < error
     assert abs(float(found.baseline["m"].mean() - whole.macro[1, 2])) < error
-    assert torch.equal(found.effects["e"], found.effects["m"])
+    assert torch.allclose(
+        found.effects["e"], found.effects["m"], atol=1e-12
+    )  # micro is taken off and put back
 
 
 def test_a_head_changes_nothing_below_itself(toy: Any) -> None:

@@ -81,9 +81,9 @@ def test_pointwise_bits_serve_where_patching_reduces_itself(model: Any) -> None:
 
 
 def test_emergence_is_that_of_information_emergence(model: Any) -> None:
-    with tle.emergence_metric(model, PROMPTS, layer=1, pos=2) as metric, torch.no_grad():
+    with tle.emergence_metric(model, PROMPTS, layer=1, pos=2, space="unit") as metric, torch.no_grad():
         value = metric(model(circuits.model_tokens(model, PROMPTS)))
-    whole = tle.information_emergence(model, PROMPTS)
+    whole = tle.information_emergence(model, PROMPTS, space="unit")
     assert abs(float(value) - whole.at(1, 2)[0]) < 4 * whole.at(1, 2)[1] + 1e-6
 
 
