@@ -9,6 +9,19 @@ from typing import Any
 
 from tl_emergence.errors import SettingError
 
+LEAST, MOST = 1e-100, 1e100
+"""What is not 0 must lie between these in size, for its square to be a float64."""
+
+
+def in_range(value: float) -> bool:
+    """Return whether the square of a number is one too: neither infinite, nor 0 for what is not 0.
+
+    Example:
+        >>> in_range(0.0), in_range(0.5), in_range(1e300), in_range(1e-300), in_range(float("nan"))
+        (True, True, False, False, False)
+    """
+    return value == 0 or LEAST <= abs(value) <= MOST
+
 
 def integer(what: str, value: Any, *, least: int | None = None) -> int:
     """Return a plain int for anything that is a whole number by type.

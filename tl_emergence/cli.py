@@ -150,7 +150,7 @@ def estimators() -> None:
         defaults = option_defaults(estimator).items()
         options = [f"--option {name}={str(value).lower()}" for name, value in defaults]
         typer.echo(f"{'':12} {', '.join([noise, *options])}")
-    typer.echo("Options are shown with their defaults; none leaves the choice to the estimator.")
+    typer.echo("Options are shown with their defaults; where that is none, the estimator chooses.")
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:

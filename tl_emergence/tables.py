@@ -174,6 +174,12 @@ def caveats(result: EmergenceResult) -> list[str]:
         )
     if result.estimator == "noise":
         lines.append("These numbers describe this prompt set at this resolution: compare at equal N only.")
+    dropped = result.settings.get("coordinates_dropped")
+    if dropped:
+        lines.append(
+            f"{dropped} coordinates of every state are left out: the published procedure cuts states into "
+            f"segments of {result.settings['segment']} and says nothing of the rest."
+        )
     if result.settings.get("direction") == "none":
         lines.append(
             "Emergence is a difference of two estimates and bounds nothing: where noise takes more from "

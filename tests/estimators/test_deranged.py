@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.estimators.test_gaussian import correlated
+from tl_emergence.errors import SettingError
 from tl_emergence.estimators import (
     ESTIMATORS,
     ChainEstimate,
@@ -28,6 +29,11 @@ def test_a_derangement_leaves_no_sample_in_its_place(n: int) -> None:
     moved = derangement(n, 1)
     assert bool((moved != torch.arange(n)).all())
     assert torch.equal(moved.sort().values, torch.arange(n))
+
+
+def test_one_sample_cannot_be_deranged() -> None:
+    with pytest.raises(SettingError, match="number of samples out of range: saw 1"):
+        derangement(1, 0)
 
 
 def test_it_is_one_cycle_through_all_samples() -> None:

@@ -40,6 +40,14 @@ def test_intervals_cover_the_truth(n: int, d: int, rho: float) -> None:
     assert hits >= 45
 
 
+@pytest.mark.parametrize(("n", "most"), [(22, 9), (40, 18), (100, 46)])
+def test_as_many_dimensions_as_are_accepted_have_a_finite_error(n: int, most: int) -> None:
+    found = mutual_information(*correlated(n, most, 0.5, 1), estimator="gaussian")
+    assert math.isfinite(found.stderr) and found.stderr > 0
+    with pytest.raises(SettingError, match=f"components= of at most {most}"):
+        mutual_information(*correlated(n, most + 1, 0.5, 1), estimator="gaussian")
+
+
 def test_rotation_scale_and_a_constant_column_do_not_matter() -> None:
     x, y = correlated(500, 6, 0.6, 1)
     plain = mutual_information(x, y, estimator="gaussian")
@@ -83,7 +91,7 @@ def test_states_that_determine_each_other_are_refused_without_a_noise_floor() ->
 
 def test_too_few_rows_are_refused() -> None:
     x, y = correlated(40, 20, 0.5, 7)
-    with pytest.raises(SettingError, match=r"saw 20 \+ 20 dimensions and 40 rows.*at most 19"):
+    with pytest.raises(SettingError, match=r"saw 20 \+ 20 dimensions and 40 rows, 38 without .*at most 18"):
         mutual_information(x, y, estimator="gaussian")
     assert mutual_information(x, y, estimator="gaussian", components=15).stderr > 0
 

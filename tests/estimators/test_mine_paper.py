@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+import tl_emergence as tle
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators import ESTIMATORS, StateChain, mutual_information
 from tl_emergence.estimators.mine_paper import learning_rate, published_seconds, train
@@ -115,5 +117,33 @@ def test_bad_settings_get_a_typed_error(options: dict[str, float]) -> None:
         mutual_information(*gaussians(8, 2, 0.5, 7), estimator="mine_paper", **options)  # type: ignore[arg-type]
 
 
-def test_the_time_at_the_published_size_is_measured() -> None:
-    assert published_seconds(rows=128, steps=1) > 60
+def test_the_time_at_the_published_size_is_scaled_from_steps_that_are_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([10.0, 16.0])
+    trained: list[int] = []
+    monkeypatch.setattr("tl_emergence.estimators.mine_paper.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr(
+        "tl_emergence.estimators.mine_paper.train", lambda x, y, generator, steps: trained.append(steps)
+    )
+    assert published_seconds(rows=3_000, steps=3) == pytest.approx(6 / 3 * 10_000 * 100)
+    assert trained == [1, 3]  # the first is not timed
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("settings", [{"rows": 1}, {"rows": 1.5}, {"steps": 0}])
+def test_the_time_needs_rows_and_steps(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError):
+        published_seconds(**settings)
+
+
+def test_coordinates_that_are_left_out_are_named_in_a_result(toy: Any) -> None:
+    tokens = torch.randint(5, 60, (30, 2), generator=torch.Generator().manual_seed(0))
+    found = tle.information_emergence(
+        toy, tokens, estimator="mine_paper", space="unit", layers=[1], steps=2, segment=6
+    )
+    assert found.settings["coordinates_dropped"] == 4  # of 16
+    assert "4 coordinates of every state are left out" in found.summary()
+    segments = torch.tensor(found.settings["by_chain"]["macro-1"]["segment_bits"])
+    assert segments.shape == (1, 1, 1, 2)
+    assert torch.allclose(segments.mean(dim=-1)[0, :, 0], found.macro[:, 1].float(), atol=1e-5)

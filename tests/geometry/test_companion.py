@@ -154,7 +154,7 @@ def test_a_space_that_cannot_be_had_and_too_few_prompts_are_refused(toy: Any) ->
     few = capture_states(toy, from_tokens(toys.TOKENS))
     with pytest.raises(SettingError, match="the scale of the raw stream was not captured"):
         companion_geometry(few, space="resid")
-    with pytest.raises(SettingError, match=r"too few rows for a Gaussian model: saw 3 \+ 4 dimensions"):
+    with pytest.raises(SettingError, match=r"too few rows for a Gaussian model: saw 3 \+ 3 dimensions"):
         companion_geometry(few, space="unit")
 
 

@@ -161,8 +161,12 @@ def test_the_seed_decides_the_noise_and_global_random_state_is_not_touched() -> 
     ("change", "error", "message"),
     [
         ({"components": 0}, SettingError, "components out of range: saw 0; expected 1 or more"),
-        ({"components": 20}, SettingError, r"saw 20 \+ 20 dimensions and 40 rows.*at most 19"),
-        ({"sigma": 0}, SettingError, "sigma out of range: saw 0.0; expected a finite number above 0"),
+        ({"components": 19}, SettingError, r"saw 19 \+ 19 dimensions and 40 rows, 38 .*at most 18"),
+        ({"sigma": 0}, SettingError, "sigma out of range: saw 0.0; expected a number above 0, between"),
+        ({"sigma": 1e300}, SettingError, "sigma out of range"),
+        ({"seed": 1.5}, SettingError, "seed is not a whole number"),
+        ({"x": [[[0.0]]]}, StateError, "x is not a float tensor: saw list"),
+        ({"x": normal(3, 1, 20), "x_next": normal(3, 1, 20)}, StateError, "one sample"),
         ({"sigma": math.inf}, SettingError, "sigma out of range"),
         ({"whole": "sum"}, SettingError, "unknown whole: saw 'sum'"),
         ({"x": normal(3, 40)}, StateError, r"two steps do not fit each other: saw x \(3, 40\)"),
@@ -189,6 +193,9 @@ def test_gaussian_criteria_refuse_what_they_cannot_answer(
         ({"weights": torch.tensor([1.0, -0.5, 0.2, 0.3])}, "weights are no weights.*from -0.5 to 1"),
         ({"weights": torch.zeros(4)}, "weights are no weights"),
         ({"weights": torch.ones(3)}, r"weights are no weights of the rows: saw shape \(3,\)"),
+        ({"weights": torch.ones(0)}, r"weights are no weights of the rows: saw shape \(0,\)"),
+        ({"v": torch.tensor([0.0, math.nan, 1.0, 1.0])}, "v is not a tensor of labels: saw torch.float32"),
+        ({"x": [[0, 0]]}, "x is not a tensor of labels: saw list"),
     ],
 )
 def test_discrete_criteria_refuse_what_does_not_fit(change: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ from tl_emergence.estimators.gaussian import GaussianEstimator
 from tl_emergence.estimators.interface import ChainEstimate, Direction, Estimate, Estimator, StateChain
 from tl_emergence.estimators.mine_paper import MinePaperEstimator, published_seconds
 from tl_emergence.estimators.mutual_information import mutual_information
+from tl_emergence.estimators.nce import NceEstimator
 from tl_emergence.estimators.noise import NoiseEstimator
 from tl_emergence.estimators.registry import ESTIMATORS, get_estimator, option_defaults, takes_noise
 from tl_emergence.estimators.usable_information import usable_information
@@ -21,6 +22,7 @@ __all__ = [
     "ExactEstimator",
     "GaussianEstimator",
     "MinePaperEstimator",
+    "NceEstimator",
     "NoiseEstimator",
     "StateChain",
     "VinfoEstimator",

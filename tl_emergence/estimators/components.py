@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import LEAST, MOST, in_range, integer
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import StateChain, generator_for
 
@@ -71,12 +70,12 @@ def principal_components(
 
 def check_noisy_components(sigmas: Sequence[float], components: Any) -> None:
     """Raise SettingError for a noise floor below 0, or fewer than one component."""
-    wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
+    wrong = [sigma for sigma in sigmas if not (sigma >= 0 and in_range(sigma))]
     if wrong:
         raise SettingError(
             "sigma out of range",
             seen=wrong,
-            expected="finite numbers from 0 up",
+            expected=f"0, or between {LEAST:g} and {MOST:g}",
             fix="Pass the size of the noise floor, or 0 for none.",
         )
     if components is not None:

@@ -44,11 +44,12 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Critic:
-    """A trained critic by its features: the logit of x_i and y_j is x[i] . y[j]."""
+    """A trained critic by its features: the logit of x_i and y_j is x[i] . y[j], 0 if not beyond chance."""
 
     x: Float[Tensor, "row k"]
     y: Float[Tensor, "row k"]
     steps: int
+    beyond_chance: bool
 
 
 def contrastive_nats(logits: Float[Tensor, "*task row row"]) -> Float[Tensor, "*task row"]:
@@ -57,6 +58,7 @@ def contrastive_nats(logits: Float[Tensor, "*task row row"]) -> Float[Tensor, "*
     return own - logits.logsumexp(dim=-1) + math.log(logits.shape[-1])
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def train_critics(tasks: Sequence[Task]) -> list[Critic]:
     """Train one critic a task, all as one batched network; no task sees another, or depends on it.
@@ -112,9 +114,10 @@ def train_critics(tasks: Sequence[Task]) -> list[Critic]:
         tried = torch.stack([stop_values(float(scale)) for scale in _SCALES])
         scale = scales[tried.argmax(dim=0)]
         logits = scale[:, None, None] * _logits(params, *at_stop)
-        scale = torch.where(_beyond_chance(contrastive_nats(logits)), scale, 0.0)
+        beyond = _beyond_chance(contrastive_nats(logits))
+        scale = torch.where(beyond, scale, 0.0)
         x, y = _features(params, *inputs, *starts)
-    return [Critic(scale[k] * x[k], y[k], int(best_step[k])) for k in range(len(tasks))]
+    return [Critic(scale[k] * x[k], y[k], int(best_step[k]), bool(beyond[k])) for k in range(len(tasks))]
 
 
 class _Batches:

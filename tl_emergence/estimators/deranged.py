@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_emergence.checks import integer
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, Estimator, StateChain, generator_for
 from tl_emergence.estimators.jackknife import jackknife_stderr
 
@@ -18,11 +19,15 @@ from tl_emergence.estimators.jackknife import jackknife_stderr
 def derangement(n_samples: int, seed: int, steps: int = 1) -> Int[Tensor, " sample"]:
     """Return whose row each sample gets: the one `steps` before it in a seeded cycle through all samples.
 
+    Raises:
+        SettingError: Fewer than two samples: there is no other row to give.
+
     Example:
         >>> once = derangement(5, 0)
         >>> bool((once == torch.arange(5)).any()), torch.equal(once[once], derangement(5, 0, 2))
         (False, True)
     """
+    integer("number of samples", n_samples, least=2)
     order = torch.randperm(n_samples, generator=generator_for(seed, "null"))
     out = torch.empty_like(order)
     out[order] = order.roll(steps % n_samples)

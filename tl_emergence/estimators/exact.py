@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.errors import SettingError
+from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain
 
 _PAIRWISE_UP_TO = 16_384
@@ -27,11 +27,16 @@ def entropy_bits(ids: Int[Tensor, " row"]) -> float:
 
     Counts are integers and N log2 N terms are summed in float64: exact to about 1e-12.
 
+    Raises:
+        StateError: No row at all.
+
     Example:
         >>> import torch
         >>> entropy_bits(torch.tensor([0, 1, 2, 2]))
         1.5
     """
+    if len(ids) == 0:
+        raise StateError("no rows", seen="an empty tensor", expected="one or more", fix="Pass identities.")
     counts = torch.unique(ids, return_counts=True)[1].to(torch.float64)
     n = len(ids)
     return math.log2(n) - float((counts * counts.log2()).sum()) / n

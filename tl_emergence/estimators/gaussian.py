@@ -19,7 +19,7 @@ from tl_emergence.estimators.components import (
     principal_components,
 )
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
-from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
+from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stderr
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class GaussianEstimator:
         n_series, n = chain.rows.shape
         blocks = blocks_of(n, seed)
         width = min(chain.states[0].shape[1], components or n)
-        sizes = [size for size in (n // 2, n // 4) if 2 * width < size - 1]
+        sizes = [size for size in (n // 2, n // 4) if 2 * width < fewest_left(size) - 1]
         order = torch.randperm(n, generator=generator_for(seed, "subsample"))
         shape = (len(sigmas), len(chain.pairs), n_series)
         bits = torch.zeros(shape, dtype=torch.float64)
@@ -118,7 +118,7 @@ class GaussianEstimator:
                     least[s, k, t] = null_stderr(x.shape[1], y.shape[1], n)
                     for size, found in subsamples.items():
                         some = order[:size]
-                        found[s, k, t] = information(x[some], y[some], blocks[some])[0]
+                        found[s, k, t] = information(x[some], y[some], blocks_of(size, seed))[0]
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
         return ChainEstimate(
             bits=bits,
@@ -142,7 +142,7 @@ def information(
     """Return the corrected Gaussian information in bits, and what it is without each block of rows.
 
     Raises:
-        SettingError: p + q >= N - 1: the joint covariance would be singular.
+        SettingError: p + q >= n - 1, n the rows without a block: a joint covariance would be singular.
         StateError: A singular joint covariance all the same: the information would be infinite.
     """
     runs = joint_scatter([x, y], blocks).information(0, 1)
@@ -167,22 +167,22 @@ class JointScatter:
         """Return the corrected Gaussian information of variables i and j in bits, in every run.
 
         Raises:
-            SettingError: p + q >= N - 1: the joint covariance would be singular.
+            SettingError: p + q >= n - 1, n the rows without a block: a joint covariance would be singular.
             StateError: A singular joint covariance all the same: the information would be infinite.
         """
-        n, (of_x, of_y) = int(self.left[0]), (self._dimensions(i), self._dimensions(j))
+        n, (of_x, of_y) = int(self.left.min()), (self._dimensions(i), self._dimensions(j))
         p, q = len(of_x), len(of_y)
         if p + q >= n - 1:
             raise SettingError(
                 "too few rows for a Gaussian model",
-                seen=f"{p} + {q} dimensions and {n} rows",
+                seen=f"{p} + {q} dimensions and {int(self.left[0])} rows, {n} without a block of them",
                 expected=f"fewer than {n - 1} dimensions together",
                 fix=f"Pass more rows, or components= of at most {max(1, (n - 2) // 2)}.",
             )
         both = torch.cat([of_x, of_y])
         scatter = self.scatter[:, both[:, None], both]
         log_dets = [_log_det(scatter[:, a:b, a:b]) for a, b in ((0, p), (p, p + q), (0, p + q))]
-        if not bool(torch.isfinite(log_dets[2][0])):
+        if not bool(torch.isfinite(log_dets[2]).all()):
             raise StateError(
                 "states that determine each other",
                 seen="a singular joint covariance: their Gaussian information is infinite",
@@ -222,6 +222,16 @@ def joint_scatter(
     scatter = scatter - mean[:, :, None] * mean[:, None, :] / left[:, None, None]
     ends = torch.tensor([variable.shape[1] for variable in variables]).cumsum(0)
     return JointScatter(scatter, left, tuple(ends.tolist()))
+
+
+def fewest_left(n: int) -> int:
+    """Return how many of n rows are left without the largest of their jackknife blocks.
+
+    Example:
+        >>> fewest_left(2048), fewest_left(10)
+        (1945, 9)
+    """
+    return n - math.ceil(n / min(BLOCKS, n))
 
 
 def null_stderr(p: int, q: int, n: int) -> float:

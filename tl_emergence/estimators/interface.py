@@ -23,7 +23,8 @@ class Estimate:
 
     Attributes:
         bits: The estimate.
-        stderr: Its standard error; 0 for an exact value.
+        stderr: Its standard error; 0 for an exact value, and where `nce` or `vinfo` set what is within
+            chance to exactly 0.
         cap_bits: What the estimator cannot exceed at this sample size (log2 of the scored rows), or None.
         saturated: Whether `bits` is above 0.9 of the cap: then the cap was measured, not the states.
         direction: Which side of the truth the expected value lies on.

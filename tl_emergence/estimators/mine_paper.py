@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_emergence.checks import integer
-from tl_emergence.errors import SettingError
+from tl_emergence.checks import in_range, integer
+from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 
 HIDDEN = (768, 384, 192, 96, 48, 24, 12, 6, 3)
 PUBLISHED = {"steps": 10_000, "rows": 300_000, "segment": 768}
+_MOST_NOISE = 1e6  # in float32, and without normalisation: beyond it a critic's outputs overflow
 _LEARNING_RATE, _LAST_RATE, _POWER, _WARM_UP = 1e-4, 1e-8, 3.0, 5
 
 
@@ -34,7 +35,8 @@ class MinePaperEstimator:
 
     and the largest training value seen is the result, in bits. Coordinates are cut into segments of 768 when
     d is larger; how the authors combined segments is not known, so they are reported one by one in the
-    settings, and their mean as `bits`. An incomplete last segment is dropped and named.
+    settings (`segment_bits`), and their mean as `bits`. An incomplete last segment is dropped, and how many
+    coordinates that are stands in the settings and in the summary of a result.
 
     It errs in both directions: the maximum over a training run is biased upward, log2 N bounds what can be
     seen from above. The standard error is that of V at the step of the maximum, from the spread over rows; it
@@ -53,13 +55,14 @@ class MinePaperEstimator:
 
     def check(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> None:
         """Raise SettingError for a sigma below 0, fewer than one step, segments without width."""
-        wrong = [sigma for sigma in sigmas if not (sigma >= 0 and math.isfinite(sigma))]
+        wrong = [sigma for sigma in sigmas if not (0 <= sigma <= _MOST_NOISE and in_range(sigma))]
         if wrong:
             raise SettingError(
-                "sigma out of range", seen=wrong, expected="finite numbers from 0 up", fix="The paper has 0."
+                "sigma out of range", seen=wrong, expected=f"0 to {_MOST_NOISE:g}", fix="The paper has 0."
             )
         for name, least in (("steps", 1), ("segment", 1), ("rows", 2)):
-            if options.get(name) is not None:
+            left_open = name == "rows" and options.get(name) is None
+            if name in options and not left_open:
                 integer(name, options[name], least=least)
 
     def pair(
@@ -99,6 +102,9 @@ class MinePaperEstimator:
         n_series, n = chain.rows.shape
         shape = (len(sigmas), len(chain.pairs), n_series)
         bits, stderr = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        width = chain.states[0].shape[1]
+        count = max(1, width // segment)
+        segments = torch.zeros(*shape, count, dtype=torch.float64)
         for t, series in enumerate(chain.rows):
             for k, (i, j) in enumerate(chain.pairs):
                 x, y = (chain.states[m][series.to(chain.states[m].device)] for m in (i, j))
@@ -106,6 +112,8 @@ class MinePaperEstimator:
                     generator = generator_for(seed, "mine_paper", chain.name, t, chain.numbers[i])
                     found = run_procedure(x, y, generator, steps, segment, rows, sigma)
                     bits[s, k, t], stderr[s, k, t] = found.bits, found.stderr
+                    if found.by_segment:
+                        segments[s, k, t] = torch.tensor(found.by_segment, dtype=torch.float64)
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)
         return ChainEstimate(
             bits=bits,
@@ -116,7 +124,11 @@ class MinePaperEstimator:
             pointwise=None,
             subsamples={},
             closest=torch.full((len(chain.states),), math.nan, dtype=torch.float64),
-            settings=self._settings(steps, segment, min(n, rows or n)),
+            settings={
+                **self._settings(steps, segment, min(n, rows or n)),
+                "segment_bits": segments.tolist() if count > 1 else None,
+                "coordinates_dropped": _dropped(width, segment),
+            },
         )
 
     def _settings(self, steps: int, segment: int, rows: int) -> dict[str, Any]:
@@ -149,6 +161,7 @@ def run_procedure(
 
     Raises:
         SettingError: Segments of two matrices of unequal width.
+        StateError: Values that float32 does not hold.
     """
     if rows is not None and rows < len(x):
         some = torch.randperm(len(x), generator=generator)[:rows].to(x.device)
@@ -165,17 +178,43 @@ def run_procedure(
         return Outcome(0.0, 0.0, (), len(x), 0)
     x, y = (
         m + sigma * torch.randn(*m.shape, generator=generator).to(m) if sigma else m
-        for m in (x.float(), y.float())
+        for m in (_single("x", x), _single("y", y))
     )
     count = max(1, x.shape[1] // segment)
     cuts = [slice(k * segment, (k + 1) * segment) for k in range(count)]
     found = [train(x[:, cut], y[:, cut], generator, steps) for cut in cuts]
     bits = tuple(value for value, _ in found)
     stderr = math.sqrt(sum(error**2 for _, error in found)) / count
-    dropped = x.shape[1] - count * segment if x.shape[1] > segment else 0
-    return Outcome(sum(bits) / count, stderr, bits, len(x), dropped)
+    return Outcome(sum(bits) / count, stderr, bits, len(x), _dropped(x.shape[1], segment))
 
 
+def _dropped(width: int, segment: int) -> int:
+    """Return the coordinates of an incomplete last segment."""
+    return width % segment if width > segment else 0
+
+
+def _single(name: str, m: Float[Tensor, "sample d"]) -> Float[Tensor, "sample d"]:
+    """Return a matrix in the precision of the published procedure, or raise StateError where it does not fit.
+
+    Raises:
+        StateError: Values beyond float32, or rows that differ in float64 only.
+    """
+    found = m.float()
+    if found is m:
+        return m
+    lost = len(found.unique(dim=0)) < len(m.unique(dim=0))
+    if lost or not bool(torch.isfinite(found).all()):
+        raise StateError(
+            f"{name} does not fit into float32, in which mine_paper works",
+            seen="rows that are one in float32" if lost else "values above 3.4e38",
+            expected="rows that differ by more than a part in ten million",
+            fix="Centre and scale it: (x - x.mean(0)) / x.std(0).",
+        )
+    return found
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     x: Float[Tensor, "sample d_x"], y: Float[Tensor, "sample d_y"], generator: torch.Generator, steps: int
 ) -> tuple[float, float]:
@@ -184,19 +223,18 @@ def train(
     optimiser = torch.optim.Adam(critic.parameters(), lr=_LEARNING_RATE)
     best, stderr = -math.inf, math.nan
     joint = torch.cat([x, y], dim=1)
-    with torch.enable_grad():
-        for step in range(steps):
-            permutation = torch.randperm(len(x), generator=generator).to(x.device)
-            on_pairs = critic(joint)[:, 0]
-            on_shuffled = critic(torch.cat([x, y[permutation]], dim=1))[:, 0]
-            value = (on_pairs.mean() - on_shuffled.logsumexp(dim=0) + math.log(len(x))) / math.log(2)
-            reached = float(value.detach())
-            if reached > best:
-                best, stderr = reached, _stderr(on_pairs.detach(), on_shuffled.detach())
-            optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
-            optimiser.zero_grad()
-            (-value).backward()
-            optimiser.step()
+    for step in range(steps):
+        permutation = torch.randperm(len(x), generator=generator).to(x.device)
+        on_pairs = critic(joint)[:, 0]
+        on_shuffled = critic(torch.cat([x, y[permutation]], dim=1))[:, 0]
+        value = (on_pairs.mean() - on_shuffled.logsumexp(dim=0) + math.log(len(x))) / math.log(2)
+        reached = float(value.detach())
+        if reached > best:
+            best, stderr = reached, _stderr(on_pairs.detach(), on_shuffled.detach())
+        optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimiser.zero_grad()
+        (-value).backward()
+        optimiser.step()
     return best, stderr
 
 
@@ -224,12 +262,17 @@ def published_seconds(*, rows: int = 4096, steps: int = 3) -> float:
     """Measure what one cell at the published size would take here, in seconds.
 
     A few steps on some rows are timed, and scaled to 300,000 rows of d = 768 and 10,000 steps: the cost of a
-    step is proportional to the rows.
+    step is proportional to the rows where there are thousands; from fewer it is overrated.
+
+    Raises:
+        SettingError: Fewer than two rows, or no step.
 
     Example:
         >>> published_seconds(rows=64, steps=1) > 0
         True
     """
+    integer("rows", rows, least=2)
+    integer("steps", steps, least=1)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, rows, PUBLISHED["segment"], generator=generator)
     train(x, y, generator, 1)

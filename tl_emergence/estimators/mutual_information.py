@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import integer, number
+from tl_emergence.checks import LEAST, MOST, integer, number
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.deranged import DerangedEstimator
 from tl_emergence.estimators.interface import Estimate
@@ -43,7 +44,8 @@ def mutual_information(
         The estimate with standard error, cap and direction. A wholly constant x or y gives exactly 0.
 
     Raises:
-        StateError: Not two float matrices with the same N >= 2 rows on one device, NaN or infinity.
+        StateError: Not two float matrices with the same N >= 2 rows on one device, NaN or infinity, numbers
+            too large or too small to be squared; an estimate that is not finite.
         SettingError: Unknown estimator or option, sigma or seed out of range.
 
     Example:
@@ -74,11 +76,22 @@ def mutual_information(
     if x.device.type == "mps":
         x, y = x.cpu(), y.cpu()  # there is no float64 on that device
     options = plain_options(options)
-    found = chosen.pair(x, y, sigma=level, seed=seed, **options)
+    found = _finite(chosen.pair(x, y, sigma=level, seed=seed, **options))
     if not null:
         return found
-    deranged = DerangedEstimator(chosen).pair(x, y, sigma=level, seed=seed, **options)
+    deranged = _finite(DerangedEstimator(chosen).pair(x, y, sigma=level, seed=seed, **options))
     return replace(found, null=deranged, settings={**found.settings, "null_means": chosen.null_means})
+
+
+def _finite(found: Estimate) -> Estimate:
+    if not (math.isfinite(found.bits) and math.isfinite(found.stderr)):
+        raise StateError(
+            "the estimate is not finite",
+            seen=f"{found.bits:g} bits, standard error {found.stderr:g}",
+            expected="finite numbers",
+            fix="Centre and scale the rows: (x - x.mean(0)) / x.std(0); or ask another estimator.",
+        )
+    return found
 
 
 def checked_rows(name: str, x: Tensor) -> Tensor:
@@ -89,6 +102,10 @@ def checked_rows(name: str, x: Tensor) -> Tensor:
             seen=str(x.dtype) if isinstance(x, Tensor) else type(x).__name__,
             expected="a float tensor [sample, d]",
             fix="Convert it: torch.as_tensor(values, dtype=torch.float32).",
+        )
+    if x.layout != torch.strided:
+        raise StateError(
+            f"{name} is not dense", seen=str(x.layout), expected="a dense tensor", fix="Pass x.to_dense()."
         )
     if x.ndim != 2 or x.shape[1] < 1:
         raise StateError(
@@ -112,4 +129,13 @@ def checked_rows(name: str, x: Tensor) -> Tensor:
             expected="finite values",
             fix="Find where they come from; dropping rows would change the set that is measured.",
         )
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    largest, spread = float(x.abs().max()), float((x - x[:1]).abs().max())
+    if largest > MOST or 0 < spread < LEAST:
+        raise StateError(
+            f"{name} cannot be squared",
+            seen=f"values up to {largest:g}, differences up to {spread:g}",
+            expected=f"values of at most {MOST:g} that differ by {LEAST:g} or more",
+            fix="Scale it: x / x.abs().max().",
+        )
+    return x

@@ -75,10 +75,15 @@ class NceEstimator:
     * the critic starts as that of Gaussian variates, of whichever of the two is better on the stopping rows,
       its scale chosen there; a network is trained on top, and kept where it is better there.
 
-    One setting for all data. Beside the value stands a certified limit: a lower confidence limit of 95 %,
-    from the Nguyen-Wainwright-Jordan bound of the same critics (`certified_nats`), the error split over the
-    folds, their mean. It holds for independent rows, whatever the critics are; the value itself is a bound
-    in expectation. Noise of size sigma is added to x and y as a seeded draw where asked for.
+    One setting for all data. Beside the value of two matrices stands a certified limit: a lower confidence
+    limit of 95 %, from the Nguyen-Wainwright-Jordan bound of the same critics (`certified_nats`), the error
+    split over the folds, their mean. It holds for independent rows, whatever the critics are; the value
+    itself is a bound in expectation. Emergence is a difference, which bounds nothing: there is no limit
+    there. Noise of size sigma is added to x and y as a seeded draw where asked for.
+
+    A critic whose value on the stopping rows is within chance reports exactly 0, error included; how many
+    do not is in the settings of a pair (`folds_beyond_chance`). So 0.000 +- 0.000 says "nothing found", not
+    "nothing there".
 
     Rows that occur more than once may be in more than one part: then a critic may remember them. The
     standard error is that of the delete-block jackknife over report rows, critics held fixed.
@@ -122,24 +127,24 @@ class NceEstimator:
         cap = math.log2(int(torch.bincount(blocks % folds).max()))
         if any(bool((m == m[:1]).all()) for m in (x, y)):
             return Estimate(0.0, 0.0, cap, False, "lower bound", settings=settings, certified_bits=0.0)
-        x, y = (
-            m.float() + sigma * noise_like(m, seed, "pair", side).float() for m, side in ((x, "x"), (y, "y"))
-        )
+        # In the precision given: ranks are all that is read, and float32 may make rows equal.
+        x, y = (m + sigma * noise_like(m, seed, "pair", side) for m, side in ((x, "x"), (y, "y")))
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        limits, steps = [], []
+        limits, steps, found_any = [], [], 0
         parts = list(_parts(blocks % folds, seed))
         of_x, of_y = ranks(x), ranks(y)
         error = (1 - CONFIDENCE) / folds
 
-        def fold(part: _Part) -> tuple[Float[Tensor, " report"], float, int]:
+        def fold(part: _Part) -> tuple[Float[Tensor, " report"], float, Critic]:
             x, y = (normal_scores(of, part.train, components) for of in (of_x, of_y))
             (critic,) = train_critics([_task(x, y, part)])
-            return _reported(critic, part), certified_nats(*_logits(critic, part), error), critic.steps
+            return _reported(critic, part), certified_nats(*_logits(critic, part), error), critic
 
-        for part, (reported, limit, kept) in zip(parts, side_by_side(fold, parts, x.device), strict=True):
+        for part, (reported, limit, critic) in zip(parts, side_by_side(fold, parts, x.device), strict=True):
             nats[part.report] = reported
             limits.append(limit)
-            steps.append(kept)
+            steps.append(critic.steps)
+            found_any += critic.beyond_chance
         bits = nats / math.log(2)
         value = float(bits.mean())
         return Estimate(
@@ -149,7 +154,12 @@ class NceEstimator:
             saturated=value > SATURATED_ABOVE * cap,
             direction="lower bound",
             pointwise=bits.float(),
-            settings={**settings, "confidence": CONFIDENCE, "steps_kept": steps},
+            settings={
+                **settings,
+                "confidence": CONFIDENCE,
+                "steps_kept": steps,
+                "folds_beyond_chance": found_any,
+            },
             certified_bits=sum(limits) / len(limits) / math.log(2),
         )
 
@@ -227,9 +237,9 @@ def _series_nats(
     rows = rows.to(device)
     noisy: dict[int, Ranks] = {}
     for i, number in enumerate(chain.numbers):
-        x = chain.states[i][rows].float()
+        x = chain.states[i][rows]
         if not bool((x == x[:1]).all()):
-            noisy[i] = ranks(x + sigma * noise_like(x, seed, chain.name, t, number).float())
+            noisy[i] = ranks(x + sigma * noise_like(x, seed, chain.name, t, number))
     varied = [k for k, (i, j) in enumerate(chain.pairs) if i in noisy and j in noisy]
     jobs = [(f, group) for f in range(len(parts)) for group in _even_groups(varied, GROUP)]
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import LEAST, MOST, in_range, integer
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import (
     SATURATED_ABOVE,
@@ -152,12 +152,12 @@ class NoiseEstimator:
 
 
 def _check(sigmas: Sequence[float], draws: int | None) -> None:
-    wrong = [sigma for sigma in sigmas if not (sigma > 0 and math.isfinite(sigma))]
+    wrong = [sigma for sigma in sigmas if not (sigma > 0 and in_range(sigma))]
     if wrong or not sigmas:
         raise SettingError(
             "sigma out of range",
             seen=wrong or "no sigma",
-            expected="finite numbers above 0",
+            expected=f"numbers above 0, between {LEAST:g} and {MOST:g}",
             fix="Without noise, Shannon information is known exactly: use estimator='exact'.",
         )
     if draws is not None and integer("draws", draws) < 2:

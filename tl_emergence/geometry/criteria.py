@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_emergence.checks import integer
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.components import principal_components
 from tl_emergence.estimators.gaussian import JointScatter, joint_scatter, null_stderr
@@ -71,7 +72,7 @@ def discrete_criteria(
         weights: Weight of each row, all the same by default; they need not sum to 1.
 
     Raises:
-        StateError: Shapes that do not fit each other, no row, weights that are no weights.
+        StateError: Not integer tensors, shapes that do not fit each other, no row, weights that are none.
 
     Cost: (parts + 1)^2 sorts of N numbers.
 
@@ -126,8 +127,8 @@ def gaussian_criteria(
         seed: Seed of the noise and of the jackknife's blocks.
 
     Raises:
-        SettingError: Settings out of range; p + q >= N - 1 components in some pair.
-        StateError: Shapes that do not fit each other, NaN or infinity.
+        SettingError: Settings or seed out of range; components too many for so few samples.
+        StateError: Not float tensors, shapes that do not fit each other, one sample, NaN or infinity.
 
     Cost: an eigendecomposition of min(N, d) dimensions a part and step, then (parts + 1)^2 covariances of
     2 `components` dimensions: 0.1 s of one core for 8 parts, N = 2,048, d = 64.
@@ -139,6 +140,7 @@ def gaussian_criteria(
         (True, True, True)
     """
     settings = GeometrySettings(components, whole, sigma)
+    seed = integer("seed", seed)
     _check_states(x, x_next)
     sides = []
     for side, states in (("now", x), ("next", x_next)):
@@ -263,6 +265,15 @@ def _row_weights(
     weights: Float[Tensor, " row"] | None,
 ) -> Float[Tensor, " row"]:
     """Return the probabilities of the rows of tensors that fit each other."""
+    for name, labels in (("x", x), ("x_next", x_next), ("v", v), ("v_next", v_next)):
+        plain = isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
+        if not plain:
+            raise StateError(
+                f"{name} is not a tensor of labels",
+                seen=str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__,
+                expected="an integer tensor",
+                fix="Number the values: torch.unique(values, return_inverse=True)[1].",
+            )
     fits = (
         x.ndim == 2 and x.numel() > 0 and x.shape == x_next.shape and v.shape == v_next.shape == x.shape[:1]
     )
@@ -274,11 +285,13 @@ def _row_weights(
             expected="x and x_next of one shape [row, part], v and v_next [row]",
             fix="Label the whole of each row: v = x.sum(1) % 2.",
         )
-    p = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.double()
+    p = torch.ones(len(x)) if weights is None else torch.as_tensor(weights)
+    p = p.to(torch.float64)
     if p.shape != v.shape or not bool((p >= 0).all() and torch.isfinite(p).all() and p.sum() > 0):
         raise StateError(
             "weights are no weights of the rows",
-            seen=f"shape {tuple(p.shape)}, from {float(p.min()):g} to {float(p.max()):g}",
+            seen=f"shape {tuple(p.shape)}"
+            + (f", from {float(p.min()):g} to {float(p.max()):g}" if p.numel() else ""),
             expected=f"{len(x)} finite numbers of 0 or more, not all 0",
             fix="Pass the probability of each row, or leave weights out.",
         )
@@ -286,6 +299,14 @@ def _row_weights(
 
 
 def _check_states(x: Float[Tensor, "part sample d"], x_next: Float[Tensor, "part sample d_next"]) -> None:
+    for name, states in (("x", x), ("x_next", x_next)):
+        if not isinstance(states, Tensor) or not states.is_floating_point():
+            raise StateError(
+                f"{name} is not a float tensor",
+                seen=str(states.dtype) if isinstance(states, Tensor) else type(states).__name__,
+                expected="a float tensor [part, sample, d]",
+                fix="Stack the states of the parts: torch.stack([part_0, part_1]).",
+            )
     if x.ndim != 3 or x_next.ndim != 3 or x.shape[:2] != x_next.shape[:2] or 0 in (*x.shape, *x_next.shape):
         raise StateError(
             "the two steps do not fit each other",
@@ -293,6 +314,8 @@ def _check_states(x: Float[Tensor, "part sample d"], x_next: Float[Tensor, "part
             expected="x [part, sample, d] and x_next [part, sample, d_next]",
             fix="Stack the states of the parts: torch.stack([part_0, part_1]).",
         )
+    if x.shape[1] < 2:
+        raise StateError("one sample", seen=1, expected="at least 2", fix="Information needs a set of them.")
     for name, states in (("x", x), ("x_next", x_next)):
         if not bool(torch.isfinite(states).all()):
             raise StateError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tl_emergence.checks import integer, number
+from tl_emergence.checks import LEAST, MOST, in_range, integer, number
 from tl_emergence.errors import SettingError, unknown_name
+from tl_emergence.estimators.gaussian import fewest_left
 
 Whole = Literal["concatenation", "mean"]
 """What the whole V is made of: the parts side by side, or the mean of their states."""
@@ -39,11 +39,11 @@ class GeometrySettings:
         object.__setattr__(self, "sigma", number("sigma", self.sigma))
         if self.whole not in get_args(Whole):
             raise unknown_name("whole", self.whole, get_args(Whole))
-        if not (self.sigma > 0 and math.isfinite(self.sigma)):
+        if not (self.sigma > 0 and in_range(self.sigma)):
             raise SettingError(
                 "sigma out of range",
                 seen=self.sigma,
-                expected="a finite number above 0",
+                expected=f"a number above 0, between {LEAST:g} and {MOST:g}",
                 fix="Pass the size of the noise floor: states that determine each other have infinite "
                 "Gaussian information without one.",
             )
@@ -65,14 +65,16 @@ def asked_geometry(asked: Any, n_prompts: int) -> GeometrySettings | None:
             expected="True, False or GeometrySettings",
             fix="Pass geometry=True, or geometry=GeometrySettings(components=2).",
         )
-    if 2 * found.components >= n_prompts - 1:
-        most = (n_prompts - 2) // 2
+    left = fewest_left(n_prompts)
+    if 2 * found.components >= left - 1:
+        most = (left - 2) // 2
         raise SettingError(
             "too few prompts for the emergence criteria",
-            seen=f"{n_prompts} prompts and {found.components} + {found.components} components",
-            expected=f"fewer than {n_prompts - 1} components together",
+            seen=f"{n_prompts} prompts, {left} without a block of them, and "
+            f"{found.components} + {found.components} components",
+            expected=f"fewer than {left - 1} components together",
             fix=f"Pass more prompts, or geometry=GeometrySettings(components={most})."
             if most
-            else "Pass more prompts: 4 or more.",
+            else "Pass more prompts: 5 or more.",
         )
     return found
