@@ -102,7 +102,8 @@ def read_weights(model: Any) -> dict[str, Tensor]:
     found = {}
     for name, parameter in model.named_parameters():
         canonical, pattern = _canonical(name)
-        found[canonical] = rearrange(parameter.detach(), pattern).clone(memory_format=torch.contiguous_format)
+        value = rearrange(parameter.detach(), pattern, **_sizes(pattern))
+        found[canonical] = value.clone(memory_format=torch.contiguous_format)
     return found
 
 
@@ -115,7 +116,8 @@ def write_weights(model: Any, weights: dict[str, Tensor]) -> None:
             parameter.zero_()
             continue
         left, right = pattern.split(" -> ")
-        parameter.copy_(rearrange(weights[canonical].float(), f"{right} -> {left}", **_sizes(left)))
+        back = f"{right} -> {left}"
+        parameter.copy_(rearrange(weights[canonical].float(), back, **_sizes(back)))
 
 
 def _canonical(name: str) -> tuple[str, str]:
@@ -131,5 +133,5 @@ def _canonical(name: str) -> tuple[str, str]:
     return block + canonical, pattern
 
 
-def _sizes(left: str) -> dict[str, int]:
-    return {"h": N_HEADS} if "(h d)" in left else {}
+def _sizes(pattern: str) -> dict[str, int]:
+    return {"h": N_HEADS} if "(h d)" in pattern else {}
