@@ -224,6 +224,24 @@ def test_a_head_changes_nothing_below_itself(toy: Any) -> None:
     assert bool((found.effects["information"][1] == 0).all())
 
 
+def test_blocks_below_a_head_keep_their_information_and_those_above_are_measured(toy: Any) -> None:
+    of = {"both": [0, 1], "low": [0], "high": [1]}
+    metrics = {name: circuits.information_at(layers, [1, 2]) for name, layers in of.items()}
+    found = tle.ablate_heads(toy, PROMPTS, metrics, kind="zero").effects
+    assert torch.allclose(found["both"], (found["low"] + found["high"]) / 2, atol=1e-12)
+    assert bool((found["both"][1] != 0).any())
+
+
+def test_effects_become_values_of_units_without_heads_that_were_not_asked_for(toy: Any) -> None:
+    found = tle.ablate_heads(toy, PROMPTS, ["loss"], kind="zero", heads=["L1H0", "L0H1"])
+    values = found.values("loss")
+    assert (values.labels, values.layers, values.unit) == (("L0H1", "L1H0"), (0, 1), "bits")
+    assert values.prompts == PROMPTS.content_hash
+    assert torch.equal(values.values, torch.stack([found.effects["loss"][0, 1], found.effects["loss"][1, 0]]))
+    with pytest.raises(SettingError, match="kl"):
+        found.values("kl")
+
+
 def test_kl_is_0_clean_and_positive_ablated(toy: Any) -> None:
     found = tle.ablate_heads(toy, PROMPTS, ["kl"], kind="zero")
     assert float(found.baseline["kl"].abs().max()) < 1e-6

@@ -176,6 +176,16 @@ def test_a_result_stands_for_the_emergence_of_its_blocks() -> None:
         correlate(result, effect)
 
 
+def test_effects_of_ablations_stand_for_all_their_metrics() -> None:
+    prompts = from_tokens(toys.TOKENS)
+    effects = tle.ablate_heads(toys.make_model(toys.MODEL_KINDS[0]), prompts, ["loss", "kl"], kind="zero")
+    whole = correlate(effects.values("loss"), effects, **FAST)
+    assert [(pair.score, pair.effect) for pair in whole.pairs] == [("loss", "loss"), ("loss", "kl")]
+    by_hand = correlate(effects.values("loss"), effects.values("kl"), **FAST)
+    assert whole["loss", "kl"].spearman == by_hand["loss", "kl"].spearman
+    assert whole.pairs[0].disjoint == "halves of one prompt set"
+
+
 def test_constant_values_have_no_correlation_and_the_summary_says_so() -> None:
     score = replace(heads("score", TRUE, seed=1), values=torch.ones(32, N_PROMPTS))
     report = correlate([score, heads("true", TRUE, seed=3)], heads("loss", TRUE, seed=2), **FAST)

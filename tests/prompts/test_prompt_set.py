@@ -33,6 +33,17 @@ def test_padding_on_either_side_is_dropped_by_an_explicit_mask() -> None:
     assert torch.equal(from_tokens(padded, attention_mask=mask).tokens, GOOD)
 
 
+def test_prompts_are_taken_in_the_order_asked_for_as_a_set_of_their_own() -> None:
+    whole = from_tokens(GOOD, name="mine", labels=["a", "b"])
+    assert whole.take([2, 0]).tokens.tolist() == [[5, 8], [5, 7]]
+    assert whole.take(slice(1, None)).content_hash == from_tokens(GOOD[1:]).content_hash
+    assert (whole.take([-1, 0]).name, whole.take([-1, 0]).labels) == ("mine", ("a", "b"))
+    with pytest.raises(TokenError, match=r"no such prompt: saw \[3\]; expected rows below 3"):
+        whole.take([0, 3])
+    with pytest.raises(TokenError, match="too few prompts"):
+        whole.take(slice(1))
+
+
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_emergence.checks import integer
+from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.circuits.report import Baseline, CorrelationReport, PairCorrelation, UnitMeans
 from tl_emergence.circuits.resampling import (
     bootstrap,
@@ -41,8 +42,8 @@ _LEAST_UNITS, _LEAST_PROMPTS = 4, 8
 
 
 def correlate(
-    scores: UnitValues | Sequence[UnitValues] | EmergenceResult,
-    effects: UnitValues | Sequence[UnitValues],
+    scores: UnitValues | Sequence[UnitValues] | HeadEffects | EmergenceResult,
+    effects: UnitValues | Sequence[UnitValues] | HeadEffects,
     *,
     baselines: Mapping[str, Float[Tensor, " unit"]] | None = None,
     within_layers: bool | None = None,
@@ -65,8 +66,9 @@ def correlate(
       its own sign, so that a strong negative baseline counts.
 
     Args:
-        scores: Scores of the units; of a result, the emergence of its blocks (`block_values`).
-        effects: Effects of the same units in the same order, such as those of ablation.
+        scores: Scores of the units; of a result, the emergence of its blocks (`block_values`); of ablations,
+            every metric. `effects.values("emergence")` is the change of emergence by head.
+        effects: Effects of the same units in the same order; of ablations, every metric.
         baselines: Trivial scores of the units by name, such as the norm of the head's output.
         within_layers: Whether to compare only units of one layer; by default where any layer has several.
         permutations: Permutations for p, which is never below 1 / (1 + permutations).
@@ -274,6 +276,8 @@ def _means(values: UnitValues) -> UnitMeans:
 def _sequence(what: str, values: Any) -> list[UnitValues]:
     if isinstance(values, EmergenceResult):
         values = block_values(values)
+    if isinstance(values, HeadEffects):
+        values = [values.values(metric) for metric in values.metrics]
     found = [values] if isinstance(values, UnitValues) else list(values)
     wrong = [type(one).__name__ for one in found if not isinstance(one, UnitValues)]
     if wrong or not found:

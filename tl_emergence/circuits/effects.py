@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence.circuits.components import Component, Kind
+from tl_emergence.circuits.units import UnitValues
 from tl_emergence.errors import unknown_name
 from tl_emergence.folders import read_folder, write_folder
 
@@ -77,6 +78,29 @@ class HeadEffects:
     def stderr(self, metric: str) -> Float[Tensor, "layer head"]:
         """Return the standard error of the mean effect over prompts."""
         return self._of(metric).std(dim=-1) / self.n_prompts**0.5
+
+    def values(self, metric: str) -> UnitValues:
+        """Return the effects of the heads that were ablated, prompt by prompt, for `correlate`.
+
+        Raises:
+            SettingError: A metric that was not measured.
+
+        Example:
+            >>> from tl_emergence import ablate_heads
+            >>> effects = ablate_heads(model, from_tokens(tokens), ["loss", "emergence"], kind="zero")
+            >>> effects.values("loss")
+            UnitValues(loss: 4 units x 8 prompts, bits)
+        """
+        found = self._of(metric)
+        asked = (~found.isnan().all(dim=-1)).nonzero().tolist()
+        return UnitValues(
+            name=metric,
+            values=found[[i for i, _ in asked], [j for _, j in asked]],
+            labels=tuple(self.label(self.layers[i], self.heads[j]) for i, j in asked),
+            layers=tuple(self.layers[i] for i, _ in asked),
+            unit=self.units[metric],
+            prompts=str(self.settings.get("prompts_hash", "")),
+        )
 
     def ranked(self, metric: str, n: int | None = None) -> pd.DataFrame:
         """Return heads in order of how much worse the model does, with intervals of 95 % over prompts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,7 @@ class _Runner:
             {s for m in self._information for layer in m.layers or () for s in (layer, layer + 1)}
         )
         self._micro_found: dict[Any, Tensor] = {}
+        self._macro_clean: dict[str, Float[Tensor, "layer pos prompt"]] = {}
         for metric in self._information:
             check_space(self._space(metric), reading, tuple(self._states))
 
@@ -185,7 +186,9 @@ class _Runner:
         """Return the metrics of the clean model; micro, from the tokens alone, is in emergence only."""
         values = dict(clean.values)
         for metric in self._information:
-            values[metric.name] = self._macro(metric, clean.states, clean)
+            found = self._macro(metric, metric.layers or (), clean.states, clean)
+            self._macro_clean[metric.name] = found
+            values[metric.name] = found.mean(dim=(0, 1))
             if metric.emergence:
                 values[metric.name] = values[metric.name] - self._micro(metric, clean)
         return self._stacked(values)
@@ -198,7 +201,7 @@ class _Runner:
         for draw in range(reference.draws):
             values, states = self._edited(component, reference, draw, clean)
             for metric in self._information:
-                values[metric.name] = self._macro(metric, {**clean.states, **states}, clean)
+                values[metric.name] = self._changed(metric, component, {**clean.states, **states}, clean)
                 if metric.emergence:
                     values[metric.name] = values[metric.name] - self._micro(metric, clean)
             total += self._stacked(values)
@@ -264,10 +267,23 @@ class _Runner:
         )
         return check_values(metric, metric.of(batch), len(logits))
 
-    def _macro(self, metric: InformationMetric, states: States, clean: _Clean) -> Float[Tensor, " prompt"]:
-        found = macro_bits(
+    def _changed(
+        self, metric: InformationMetric, component: Component, states: States, clean: _Clean
+    ) -> Float[Tensor, " prompt"]:
+        """Return the mean over blocks and positions; blocks below the component are as they were."""
+        layers = metric.layers or ()
+        above = [layer for layer in layers if layer >= component.layer]
+        found = self._macro_clean[metric.name].clone()
+        if above:
+            found[[layers.index(layer) for layer in above]] = self._macro(metric, above, states, clean)
+        return found.mean(dim=(0, 1))
+
+    def _macro(
+        self, metric: InformationMetric, layers: Sequence[int], states: States, clean: _Clean
+    ) -> Float[Tensor, "layer pos prompt"]:
+        return macro_bits(
             states,
-            metric.layers or (),
+            layers,
             metric.positions or (),
             reading=self._reading,
             space=self._space(metric),
@@ -276,7 +292,6 @@ class _Runner:
             seed=self._of.seed,
             device=compat.estimation_device(self._of.model),
         )
-        return found.mean(dim=(0, 1))
 
     def _micro(self, metric: InformationMetric, clean: _Clean) -> Float[Tensor, " prompt"]:
         key = (metric.layers, metric.positions, metric.space, metric.sigma)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,31 @@ class PromptSet:
         digest = hashlib.sha256(repr(tuple(self.tokens.shape)).encode())
         digest.update(self.tokens.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def take(self, rows: slice | Sequence[int]) -> PromptSet:
+        """Return some of the prompts, as a set of its own: disjoint sets, or a reference that is held out.
+
+        Raises:
+            TokenError: Fewer than two prompts, or one that is not there.
+
+        Example:
+            >>> import torch
+            >>> both = from_tokens(torch.tensor([[5, 7], [6, 7], [5, 8], [6, 8]]))
+            >>> both.take(slice(2)), both.take([3, 2]).tokens.tolist()
+            (PromptSet('tokens', 2 prompts x 2 tokens), [[6, 8], [5, 8]])
+        """
+        chosen = list(range(len(self)))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        missing = [row for row in chosen if not -len(self) <= row < len(self)]
+        if missing:
+            raise TokenError(
+                "no such prompt",
+                seen=missing[:5],
+                expected=f"rows below {len(self)}",
+                fix="Draw more prompts, or take fewer.",
+            )
+        tokens = self.tokens[chosen].clone()
+        _check_tokens(tokens)
+        return replace(self, tokens=tokens)
 
     def __repr__(self) -> str:
         known = f", population {self.population.size:,}" if self.population else ""
