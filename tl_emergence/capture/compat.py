@@ -167,6 +167,20 @@ def head_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
+def pattern_hook(layer: int) -> str:
+    """Return the hook of where the heads of a block look: [batch, head, query, key], rows adding to 1."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def output_weights(model: Any, layer: int) -> Tensor | None:
+    """Return W_O of a block, [head, d_head, d_model], or None where the model does not offer it."""
+    # A bridge derives it from the wrapped weights; what that raises differs between architectures.
+    try:
+        return model.blocks[layer].attn.W_O
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 def mlp_hook(layer: int) -> str:
     """Return the hook of what a block's MLP writes."""
     return f"blocks.{layer}.hook_mlp_out"

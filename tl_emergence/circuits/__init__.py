@@ -3,6 +3,12 @@
 from tl_emergence.circuits.ablation import ablate_blocks, ablate_heads, ablate_mlps
 from tl_emergence.circuits.correlation import correlate
 from tl_emergence.circuits.effects import HeadEffects, load_effects
+from tl_emergence.circuits.head_scores import (
+    attention_entropies,
+    head_norms,
+    induction_scores,
+    previous_token_scores,
+)
 from tl_emergence.circuits.metrics import (
     emergence_at,
     information_at,
@@ -31,11 +37,14 @@ __all__ = [
     "ablate_blocks",
     "ablate_heads",
     "ablate_mlps",
+    "attention_entropies",
     "block_means",
     "block_values",
     "correlate",
     "emergence_at",
     "emergence_metric",
+    "head_norms",
+    "induction_scores",
     "information_at",
     "kl_to_clean",
     "load_effects",
@@ -43,4 +52,5 @@ __all__ = [
     "logit_difference",
     "model_tokens",
     "next_token_loss",
+    "previous_token_scores",
 ]

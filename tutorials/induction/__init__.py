@@ -1,0 +1,1 @@
+"""A small transformer that learns induction, with checkpoints along its training."""
