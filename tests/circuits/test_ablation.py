@@ -235,7 +235,7 @@ def test_blocks_below_a_head_keep_their_information_and_those_above_are_measured
 def test_effects_become_values_of_units_without_heads_that_were_not_asked_for(toy: Any) -> None:
     found = tle.ablate_heads(toy, PROMPTS, ["loss"], kind="zero", heads=["L1H0", "L0H1"])
     values = found.values("loss")
-    assert (values.labels, values.layers, values.unit) == (("L0H1", "L1H0"), (0, 1), "bits")
+    assert (values.labels, values.layers, values.unit) == (("L0H1", "L1H0"), (0, 1), "bits, ablated - clean")
     assert values.prompts == PROMPTS.content_hash
     assert torch.equal(values.values, torch.stack([found.effects["loss"][0, 1], found.effects["loss"][1, 0]]))
     with pytest.raises(SettingError, match="kl"):

@@ -89,7 +89,7 @@ class HeadEffects:
             >>> from tl_emergence import ablate_heads
             >>> effects = ablate_heads(model, from_tokens(tokens), ["loss", "emergence"], kind="zero")
             >>> effects.values("loss")
-            UnitValues(loss: 4 units x 8 prompts, bits)
+            UnitValues(loss: 4 units x 8 prompts, bits, ablated - clean)
         """
         found = self._of(metric)
         asked = (~found.isnan().all(dim=-1)).nonzero().tolist()
@@ -98,7 +98,7 @@ class HeadEffects:
             values=found[[i for i, _ in asked], [j for _, j in asked]],
             labels=tuple(self.label(self.layers[i], self.heads[j]) for i, j in asked),
             layers=tuple(self.layers[i] for i, _ in asked),
-            unit=self.units[metric],
+            unit=f"{self.units[metric]}, ablated - clean".removeprefix(", "),
             prompts=str(self.settings.get("prompts_hash", "")),
         )
 

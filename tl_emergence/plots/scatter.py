@@ -19,7 +19,7 @@ from tl_emergence.circuits.report import CorrelationReport, PairCorrelation, Uni
 from tl_emergence.plots.drawing import SEQUENTIAL, NotebookFigure
 
 _FOOTNOTE = (
-    "dots: means over all prompts, bars ±1 standard error; [ ]: 95 % interval over prompts; "
+    "dots: means over all prompts, bars ±1 standard error;{}[ ]: 95 % interval over prompts; "
     "q: false-discovery rate"
 )
 # Room of a label, in parts of the panel.
@@ -31,7 +31,7 @@ def scatter(report: CorrelationReport, *, n_labels: int = 5) -> Figure:
 
     Rows are scores and columns effects where there are several. The title of a panel gives Spearman's
     correlation with its interval, and whether an association was established; the units farthest from the
-    median are named.
+    median are named, where there is room.
 
     Args:
         report: What to draw.
@@ -51,7 +51,7 @@ def scatter(report: CorrelationReport, *, n_labels: int = 5) -> Figure:
             _draw_panel(axes, report, pair, score, effect, norm, n_labels)
     scale = ScalarMappable(norm, SEQUENTIAL)
     figure.colorbar(scale, ax=panels, label="layer", aspect=30, ticks=MaxNLocator(integer=True))
-    figure.supxlabel(_FOOTNOTE, fontsize=8)
+    figure.supxlabel(_FOOTNOTE.format("\n" if columns == 1 else " "), fontsize=8)
     return figure
 
 
@@ -85,14 +85,21 @@ def _name_farthest(axes: Axes, labels: Sequence[str], x: np.ndarray, y: np.ndarr
     gaps = [np.abs(values - np.median(values)) / (values.std() or 1.0) for values in (x, y)]
     places = [(values - values.min()) / (np.ptp(values) or 1.0) for values in (x, y)]
     taken: list[tuple[float, float]] = []
-    for unit in np.argsort(-np.hypot(*gaps))[:count].tolist():
+    for unit in np.argsort(-np.hypot(*gaps)).tolist():
+        if len(taken) == count:
+            break
         across, up = float(places[0][unit]), float(places[1][unit])
         left = across > 0.5  # towards the inside, so that no label leaves the panel
         start = across - _LABEL_WIDTH if left else across
-        crowded = any(
-            abs(start - other) < _LABEL_WIDTH and abs(up - height) < _LABEL_HEIGHT for other, height in taken
-        )
-        taken.append((start, up - _LABEL_HEIGHT if crowded else up))
+        free = [
+            place
+            for place in (up, up - _LABEL_HEIGHT)
+            if not any(abs(start - a) < _LABEL_WIDTH and abs(place - b) < _LABEL_HEIGHT for a, b in taken)
+        ]
+        if not free:
+            continue
+        crowded = free[0] != up
+        taken.append((start, free[0]))
         axes.annotate(
             str(labels[unit]),
             (x[unit], y[unit]),

@@ -32,15 +32,16 @@ def main(folder: Path = CHECKPOINTS) -> None:
     """Train from scratch, write weights and log at every kept step, and check them after reloading."""
     generator = torch.Generator().manual_seed(SEED)
     tokens = repeated(N_MEASURED, PERIOD, torch.Generator().manual_seed(SEED + 1))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    new = folder.with_name(f"{folder.name}.new")  # the weights that were there stay until all is done
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     model, log = new_model(), []
     # PyTorch runs the hooks of a bridge in training too: nothing is hooked here.
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for step in range(KEPT[-1] + 1):
         if step in KEPT:
             weights = {name: value.half() for name, value in read_weights(model).items()}
-            save_file(weights, folder / f"step_{step:05}.safetensors")
+            save_file(weights, new / f"step_{step:05}.safetensors")
             log.append({"step": step, **measured(model, tokens)})
             print(log[-1], flush=True)
         for group in optimizer.param_groups:
@@ -50,7 +51,9 @@ def main(folder: Path = CHECKPOINTS) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    (folder / "log.json").write_text(json.dumps(log, indent=1) + "\n")
+    (new / "log.json").write_text(json.dumps(log, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
     again = measured(load_induction_model(), tokens) if folder == CHECKPOINTS else {}
     print("after reloading, in float16:", again)
 
