@@ -118,7 +118,7 @@ def test_estimators_stand_side_by_side_on_one_axis_with_exact_value_control_cap_
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
         "estimate", "its 95 % band", "exact (no noise)", "control: weights shuffled",
-        "saturated: N is measured, not the model", "beyond the cap (macro at log2 N = 3.0)",
+        "saturated: N is measured, not the model", "beyond the cap: log2 N (nce: of a fold)",
     ]  # fmt: skip
 
 

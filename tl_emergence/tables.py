@@ -182,8 +182,8 @@ def caveats(result: EmergenceResult) -> list[str]:
         )
     if result.settings.get("direction") == "none":
         lines.append(
-            "Emergence is a difference of two estimates and bounds nothing: where noise takes more from "
-            "micro than from macro, it exceeds the exact value."
+            "Emergence is a difference of two estimates and bounds nothing: where micro falls short by more "
+            "than macro, it exceeds the exact value."
         )
     return lines
 

@@ -22,6 +22,7 @@ _LOOKS = {  # Okabe and Ito's colours
     "model_states": ("states of Gemma 3 270M", "#D55E00", "v"),
 }
 _TICKS = (0, 0.5, 1, 2, 4, 8, 12, 16, 20)
+_LOW, _HIGH = -0.2, 20.0
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -51,12 +52,17 @@ def draw(rows: Sequence[Row]) -> Figure:
 def _panel(ax: Axes, name: str, rows: Sequence[Row]) -> None:
     ax.set_xscale("function", functions=(_root, _square))
     ax.set_yscale("function", functions=(_root, _square))
-    ax.plot([-0.2, 20], [-0.2, 20], color="0.6", linewidth=1, zorder=1, label="the truth")
+    ax.plot([_LOW, _HIGH], [_LOW, _HIGH], color="0.6", linewidth=1, zorder=1, label="the truth")
+    beyond: list[float] = []
     for family, (label, colour, marker) in _LOOKS.items():
         of_family = by_case(row for row in rows if row.family == family)
         points = [_point(group) for group in of_family.values()]
         points = np.array([point for point in points if point])
         if len(points):
+            off = (points[:, 1] > _HIGH) | (points[:, 1] < _LOW)
+            beyond += points[off, 1].tolist()
+            edges = np.where(points[off, 1] > _HIGH, _HIGH, _LOW)
+            ax.plot(points[off, 0], edges, marker, color=colour, markersize=7, clip_on=False, zorder=5)
             ax.errorbar(
                 *points.T,
                 fmt=marker,
@@ -67,10 +73,12 @@ def _panel(ax: Axes, name: str, rows: Sequence[Row]) -> None:
                 label=label,
             )
     silent = len(by_case(row for row in rows if row.bits is None))
-    said = f"{name}   ({silent} without an answer)" if silent else name
-    ax.set_title(said, fontsize=11)
-    ax.set_xlim(-0.2, 20)
-    ax.set_ylim(-0.2, 20)
+    notes = [f"{silent} without an answer"] * bool(silent)
+    if beyond:
+        notes.append(f"{len(beyond)} off the axis, {min(beyond):.0f} to {max(beyond):.0f}")
+    ax.set_title("\n".join([name, *notes]), fontsize=11)
+    ax.set_xlim(_LOW, _HIGH)
+    ax.set_ylim(_LOW, _HIGH)
     ax.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     ax.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     ax.grid(color="0.92")

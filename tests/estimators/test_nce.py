@@ -108,6 +108,14 @@ def test_the_value_reads_ranks_only() -> None:
     assert plain.bits == bent.bits and plain.certified_bits == bent.certified_bits
 
 
+def test_nothing_is_certified_where_rows_repeat() -> None:
+    x, y = (m.repeat(4, 1) for m in correlated(60, 3, 0.0, 8))
+    found = mutual_information(x, y, estimator="nce")
+    assert found.certified_bits is None and found.settings["repeated_rows"] == 180
+    label = torch.arange(240)[:, None].remainder(2).float()
+    assert mutual_information(x + label, label, estimator="nce").certified_bits is None
+
+
 def test_equal_states_reach_the_cap_and_are_called_saturated() -> None:
     x, _ = correlated(200, 6, 0.0, 8)
     found = mutual_information(x, x, estimator="nce")

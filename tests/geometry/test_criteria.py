@@ -196,6 +196,7 @@ def test_gaussian_criteria_refuse_what_they_cannot_answer(
         ({"weights": torch.ones(0)}, r"weights are no weights of the rows: saw shape \(0,\)"),
         ({"v": torch.tensor([0.0, math.nan, 1.0, 1.0])}, "v is not a tensor of labels: saw torch.float32"),
         ({"x": [[0, 0]]}, "x is not a tensor of labels: saw list"),
+        ({"x": torch.zeros(4, 2, dtype=torch.int64)}, "v is no function of the parts"),
     ],
 )
 def test_discrete_criteria_refuse_what_does_not_fit(change: dict[str, Any], message: str) -> None:

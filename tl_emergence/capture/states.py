@@ -66,6 +66,10 @@ class CapturedStates:
     provenance: Mapping[str, Any]
     keep_alive: object = None  # the store, whose temporary files last as long as the states
 
+    def __repr__(self) -> str:
+        what = f"blocks {list(self.layers)}, positions {list(self.positions)}"
+        return f"CapturedStates({len(self.prompts):,} prompts of {self.prompts.name!r}, {what})"
+
     def rms(self, state: int) -> float:
         """Return the root mean square of h_l over all prompts and all their content positions.
 

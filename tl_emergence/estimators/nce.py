@@ -85,7 +85,8 @@ class NceEstimator:
     do not is in the settings of a pair (`folds_beyond_chance`). So 0.000 +- 0.000 says "nothing found", not
     "nothing there".
 
-    Rows that occur more than once may be in more than one part: then a critic may remember them. The
+    Rows that occur more than once may be in more than one part: then a critic may remember them, and reads
+    too much. No limit is certified then (`certified_bits` is None, `repeated_rows` in the settings). The
     standard error is that of the delete-block jackknife over report rows, critics held fixed.
 
     Cost: for each fold, Cholesky factors of d dimensions, and up to 40 epochs over the training rows of
@@ -124,6 +125,8 @@ class NceEstimator:
             "components": components,
             "folds": folds,
         }
+        repeated = len(x) - len(torch.cat([x, y.to(x.dtype)], dim=1).unique(dim=0))
+        settings["repeated_rows"] = repeated
         cap = math.log2(int(torch.bincount(blocks % folds).max()))
         if any(bool((m == m[:1]).all()) for m in (x, y)):
             return Estimate(0.0, 0.0, cap, False, "lower bound", settings=settings, certified_bits=0.0)
@@ -160,7 +163,7 @@ class NceEstimator:
                 "steps_kept": steps,
                 "folds_beyond_chance": found_any,
             },
-            certified_bits=sum(limits) / len(limits) / math.log(2),
+            certified_bits=None if repeated else sum(limits) / len(limits) / math.log(2),
         )
 
     def chain(

@@ -285,6 +285,15 @@ def _row_weights(
             expected="x and x_next of one shape [row, part], v and v_next [row]",
             fix="Label the whole of each row: v = x.sum(1) % 2.",
         )
+    for name, rows, whole in (("v", x, v), ("v_next", x_next, v_next)):
+        kinds = len(torch.unique(rows, dim=0))
+        if len(torch.unique(torch.cat([rows, whole[:, None].to(rows)], dim=1), dim=0)) > kinds:
+            raise StateError(
+                f"{name} is no function of the parts",
+                seen="rows with the same parts and different wholes",
+                expected="one whole for each row of parts",
+                fix="Compute it from the parts: v = x.sum(1) % 2.",
+            )
     p = torch.ones(len(x)) if weights is None else torch.as_tensor(weights)
     p = p.to(torch.float64)
     if p.shape != v.shape or not bool((p >= 0).all() and torch.isfinite(p).all() and p.sum() > 0):

@@ -151,7 +151,7 @@ def _draw_panel(axes: Axes, result: EmergenceResult, metric: Metric, column: int
         legend["saturated: N is measured, not the model"] = saturated
     if (cap := _cap(result, metric, column)) is not None:
         shade = axes.fill_between(x, cap, axes.get_ylim()[1], color=_CAP, alpha=0.12, lw=0, zorder=1)
-        legend[f"beyond the cap (macro at log2 N = {result.cap_bits:.1f})"] = shade
+        legend["beyond the cap: log2 N (nce: of a fold)"] = shade
     if (triangle := _mark_beyond(axes, x, y, _CURVE, written=True)) is not None:
         legend["off the axis, the furthest written"] = triangle
     axes.spines[["top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -55,8 +56,9 @@ def draw_cap(axes: Axes, result: EmergenceResult, left: float) -> None:
     if result.cap_bits is None:
         return
     axes.axhline(result.cap_bits, color="firebrick", linestyle=":", linewidth=1.2)
+    of_all = abs(result.cap_bits - math.log2(result.n_prompts)) < 1e-9
     axes.annotate(
-        f"cap of macro: log2 N = {result.cap_bits:.1f}",
+        f"cap of macro: log2 {'N' if of_all else 'of a fold'} = {result.cap_bits:.1f}",
         (left, result.cap_bits),
         xytext=(0, 3),
         textcoords="offset points",
