@@ -123,13 +123,13 @@ def test_ablation_ranks_the_named_heads_first_by_loss() -> None:
 @pytest.mark.slow
 def test_ablation_ranks_the_named_heads_first_by_emergence_with_one_that_no_score_named() -> None:
     # L0H0 looks two tokens back: no score here asks for that, and on few tokens the model needs it.
-    both = few_tokens(1512)
+    both = few_tokens(768)
     effects = tle.ablate_heads(
         load_induction_model(),
-        both.take(slice(1008)),
+        both.take(slice(512)),
         [circuits.emergence_at([1], [5, 6, 7, 8], space=s, name=s) for s in ("read", "unit")],
         kind="mean",
-        reference=both.take(slice(1008, None)),
+        reference=both.take(slice(512, None)),
         bos_token_id=BOS,
     )
     for space in ("read", "unit"):

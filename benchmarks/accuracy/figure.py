@@ -30,7 +30,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     names = [name for name in ESTIMATORS if any(row.estimator == name for row in rows)]
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.1 * lines + 0.7), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 4.6 * lines + 0.9), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
     for name, ax in zip(names, panels, strict=False):
         _panel(ax, name, [row for row in rows if row.estimator == name])
@@ -76,7 +76,7 @@ def _panel(ax: Axes, name: str, rows: Sequence[Row]) -> None:
     notes = [f"{silent} without an answer"] * bool(silent)
     if beyond:
         notes.append(f"{len(beyond)} off the axis, {min(beyond):.0f} to {max(beyond):.0f}")
-    ax.set_title("\n".join([name, *notes]), fontsize=11)
+    ax.set_title("\n".join([name, "; ".join(notes)]), fontsize=10)
     ax.set_xlim(_LOW, _HIGH)
     ax.set_ylim(_LOW, _HIGH)
     ax.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
