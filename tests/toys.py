@@ -76,13 +76,13 @@ def save_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder))
 
 
-def save_checkpoint(folder: Path) -> Path:
+def save_checkpoint(folder: Path, *, n_layers: int = N_LAYERS) -> Path:
     """Write a small Llama checkpoint with its tokenizer, in the format of real ones."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = save_tokenizer(folder)
     config = LlamaConfig(
-        num_hidden_layers=N_LAYERS,
+        num_hidden_layers=n_layers,
         hidden_size=D_MODEL,
         intermediate_size=32,
         num_attention_heads=2,

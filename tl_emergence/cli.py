@@ -1,21 +1,29 @@
-"""The command line, thin over the library: `tl-emergence run | plot | models | estimators`."""
+"""The command line, thin over the library: `run | plot | models | estimators`; others in `cli_circuits`."""
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_emergence.errors import EmergenceError, ResultFileError, SettingError, unknown_name
+from tl_emergence.cli_circuits import ablate, correlate
+from tl_emergence.cli_session import (
+    check_prompts,
+    clear_work,
+    draw_prompts,
+    errors_on_one_line,
+    is_finished,
+    load_model,
+    use_threads,
+    work_folder,
+)
+from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.reporting import FIGURES, figure_of, save_figure, write_outputs
 
 if TYPE_CHECKING:
-    from tl_emergence.prompts import PromptSet
     from tl_emergence.results import AnyResult
 
 app = typer.Typer(
@@ -69,7 +77,7 @@ def run(
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
 ) -> None:
     """Measure the information emergence of a model; a run that was stopped goes on where it was."""
-    with _errors_on_one_line():
+    with errors_on_one_line():
         names = list(estimator or ["noise"])
         settings = {
             "estimator": names[0] if len(names) == 1 else names,
@@ -94,13 +102,13 @@ def run(
             "geometry": geometry or None,
             "options": options or None,
         }
-        result = _finished(out, asked)
-        if result is None:
-            if threads is not None:
-                _use_threads(threads)
-            result = _measure(out, asked, {**settings, "geometry": geometry, **options})
-        shutil.rmtree(out / ".work", ignore_errors=True)
+        result = _measured(out, asked, {**settings, "geometry": geometry, **options}, threads)
+        clear_work(out)
         write_outputs(result, out, figures)
+
+
+app.command()(ablate)
+app.command()(correlate)
 
 
 @app.command()
@@ -117,7 +125,7 @@ def plot(
     sigma: Annotated[float | None, typer.Option(help="Which noise level of a sweep.")] = None,
 ) -> None:
     """Draw a figure from a saved result."""
-    with _errors_on_one_line():
+    with errors_on_one_line():
         from tl_emergence.saving import load_result
 
         if kind is not None and kind not in FIGURES:
@@ -187,8 +195,6 @@ def _value(text: str) -> int | float | str | None:
 def _check_names(asked: dict[str, Any]) -> None:
     """Refuse misspelt names before the model is loaded."""
     from tl_emergence.controls import check_controls
-    from tl_emergence.prompts import LISTS
-    from tl_emergence.prompts.sources import DATASETS
     from tl_emergence.question import ask
 
     ask(
@@ -200,9 +206,7 @@ def _check_names(asked: dict[str, Any]) -> None:
         asked["options"] or {},
     )
     check_controls(asked["controls"])
-    known = (*LISTS, *DATASETS)
-    if asked["prompts"] not in known and not Path(asked["prompts"]).exists():
-        raise unknown_name("prompts (and no such file)", asked["prompts"], known)
+    check_prompts(asked["prompts"])
 
 
 def _number_of_prompts(n: str) -> Any:
@@ -214,96 +218,24 @@ def _number_of_prompts(n: str) -> Any:
         ) from None
 
 
-def _use_threads(threads: int) -> None:
-    import torch
-
-    from tl_emergence.checks import integer
-
-    torch.set_num_threads(integer("threads", threads, least=1))
-
-
-def _measure(out: Path, asked: dict[str, Any], settings: dict[str, Any]) -> AnyResult:
-    """Run the measurement with its parts kept in out/.work, and save the result."""
+def _measured(out: Path, asked: dict[str, Any], settings: dict[str, Any], threads: int | None) -> AnyResult:
+    """Return the result that is there, or run the measurement with its parts kept, and save it."""
     from tl_emergence.emergence import information_emergence
-    from tl_emergence.files import exists, to_json, write_atomically
-    from tl_emergence.models import load
-
-    _check_names(asked)
-    work = out / ".work"
-    new = next((folder for folder in (out, work) if not exists(folder)), None)
-    write_atomically(work / "command.json", to_json(asked))
-    done = len(list(work.glob("parts/parts/*.safetensors")))
-    if done:
-        typer.echo(f"going on from an earlier run: {done} scored parts found", err=True)
-    try:
-        typer.echo(f"loading {asked['model']}", err=True)
-        model = load(asked["model"])
-        prompt_set = _prompts(asked, model)
-        typer.echo(repr(prompt_set), err=True)
-        result = information_emergence(
-            model, prompt_set, **settings, workdir=work / "parts", progress=sys.stderr.isatty()
-        )
-        result.save(out / "result")
-    except EmergenceError as error:
-        # What failed by its own input fails again: nothing that this call made stays. What an earlier call
-        # finished is kept, and so is everything when a disk was full: that can be mended.
-        if new is not None and not isinstance(error, ResultFileError):
-            shutil.rmtree(new, ignore_errors=True)
-        raise
-    write_atomically(out / "run.json", to_json(asked))
-    return result
-
-
-def _finished(out: Path, asked: dict[str, Any]) -> AnyResult | None:
-    """Return the result that an earlier run of the same command left, or None.
-
-    Raises:
-        SettingError: The folder belongs to another command.
-    """
-    from tl_emergence.files import exists, read_json
     from tl_emergence.saving import load_result
 
-    finished = exists(out / "run.json")
-    record = out / "run.json" if finished else out / ".work" / "command.json"
-    if not exists(record):
-        return None
-    before = read_json(record)
-    different = sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key))
-    if different:
-        raise SettingError(
-            "the output folder belongs to another run",
-            seen=", ".join(f"{key}={before.get(key)!r}" for key in different),
-            expected=", ".join(f"{key}={asked.get(key)!r}" for key in different),
-            fix="Choose another --out, or delete that folder.",
+    if is_finished(out, asked):
+        return load_result(out / "result")
+    use_threads(threads)
+    _check_names(asked)
+    with work_folder(out, asked) as parts:
+        model = load_model(asked["model"])
+        prompt_set = draw_prompts(asked, model)
+        typer.echo(repr(prompt_set), err=True)
+        result = information_emergence(
+            model, prompt_set, **settings, workdir=parts, progress=sys.stderr.isatty()
         )
-    if not finished:
-        return None
-    typer.echo(f"{out} holds the finished result of this very command", err=True)
-    return load_result(out / "result")
-
-
-def _prompts(asked: dict[str, Any], model: Any) -> PromptSet:
-    from tl_emergence import prompts
-
-    if asked["prompts"] in prompts.LISTS:
-        return prompts.demonstrations(
-            asked["prompts"], model, shots=asked["shots"], n=asked["n"], seed=asked["seed"]
-        )
-    n = None if asked["n"] == "all" else asked["n"]
-    return prompts.sentences(asked["prompts"], model, n_tokens=asked["n_tokens"], anchor=asked["anchor"], n=n)
-
-
-@contextmanager
-def _errors_on_one_line() -> Iterator[None]:
-    """Turn typed errors into one line on standard error and exit status 2; Ctrl-C into 130."""
-    try:
-        yield
-    except EmergenceError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
+        result.save(out / "result")
+    return result
 
 
 if __name__ == "__main__":

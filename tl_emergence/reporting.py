@@ -14,6 +14,7 @@ from tl_emergence.errors import SettingError, unknown_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tl_emergence.circuits import CorrelationReport, HeadEffects
     from tl_emergence.results import AnyResult
 
 FIGURES = ("overview", "heatmap", "curves", "sigma", "spaces", "estimators")
@@ -40,6 +41,38 @@ def write_outputs(result: AnyResult, out: Path, figures: bool) -> None:
     if figures:
         for name, figure in _figures(result):
             save_figure(figure, out / f"{name}.png")
+    _say_what_is_in(out)
+
+
+def write_effects(effects: HeadEffects, out: Path, figures: bool) -> None:
+    """Print the summary of ablations; write them as tables, in order and ranked, and as a figure."""
+    from tl_emergence.files import write_atomically
+    from tl_emergence.tables import joined_rows
+
+    write_atomically(out / "effects.csv", effects.to_dataframe().to_csv(index=False).encode())
+    ranked = [effects.ranked(metric) for metric in effects.metrics]
+    for metric, table in zip(effects.metrics, ranked, strict=True):
+        table.insert(0, "metric", metric)
+    write_atomically(out / "ranked.csv", joined_rows(ranked).to_csv(index=False).encode())
+    typer.echo(effects.summary() + "\n")
+    if figures:
+        save_figure(effects.plot(), out / "effects.png")
+    _say_what_is_in(out)
+
+
+def write_report(report: CorrelationReport, out: Path, figures: bool) -> None:
+    """Print the paragraph of a correlation report; write the report, its table and its figure."""
+    from tl_emergence.files import write_atomically
+
+    report.save(out / "report.json")
+    write_atomically(out / "report.csv", report.to_dataframe().to_csv(index=False).encode())
+    typer.echo(report.summary() + "\n")
+    if figures:
+        save_figure(report.plot(), out / "scatter.png")
+    _say_what_is_in(out)
+
+
+def _say_what_is_in(out: Path) -> None:
     typer.echo(f"saved in {out}: " + ", ".join(sorted(p.name for p in out.iterdir() if p.name != ".work")))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tl_emergence.circuits.components import Component, Kind
 from tl_emergence.circuits.units import UnitValues
 from tl_emergence.errors import unknown_name
+from tl_emergence.files import exists
 from tl_emergence.folders import read_folder, write_folder
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class HeadEffects:
 
 
 def load_effects(folder: str | PathLike[str]) -> HeadEffects:
-    """Read what `HeadEffects.save` wrote. Needs neither the model nor TransformerLens.
+    """Read what `save` or `tl-emergence ablate` wrote. Needs neither the model nor TransformerLens.
 
     Raises:
         ResultFileError: No effects there, of another version, or damaged or cut off.
@@ -216,4 +217,7 @@ def load_effects(folder: str | PathLike[str]) -> HeadEffects:
             **of,
         )
 
-    return read_folder(Path(folder), "effects", _HEAD, restore)
+    found = Path(folder)
+    if exists(found / "effects" / "effects.json"):
+        found = found / "effects"  # the output folder of `tl-emergence ablate`
+    return read_folder(found, "effects", _HEAD, restore)
