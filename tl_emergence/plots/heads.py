@@ -44,7 +44,8 @@ def _draw(axes: Axes, figure: Figure, effects: HeadEffects, metric: str) -> None
     largest = float(np.nanmax(np.abs(mean))) or 1.0
     rows, columns = mean.shape
     image = axes.imshow(mean, cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto", origin="lower")
-    figure.colorbar(image, ax=axes, label=f"change of {metric} ({effects.units[metric] or 'its own unit'})")
+    unit = effects.units[metric] or "its own unit"
+    figure.colorbar(image, ax=axes, label=f"change of {metric}\n({unit})")
     axes.set_facecolor("lightgrey")
     axes.set_title(f"{metric}: clean {float(effects.baseline[metric].mean()):.2f}", fontsize=10)
     axes.set_ylabel("layer")
