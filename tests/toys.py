@@ -24,7 +24,7 @@ TOKENS = torch.tensor(
 """Eight prompts of three content tokens; the middle one is constant, prefixes are shared."""
 
 
-def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:
+def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1, **changes: Any) -> Any:
     family, norm = kind.split("-")
     shape = {
         "n_layers": N_LAYERS,
@@ -38,6 +38,7 @@ def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1) 
         "normalization_type": norm,
         "seed": seed,
         "initializer_range": 0.3,
+        **changes,
     }
     if family == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
