@@ -98,6 +98,18 @@ def test_read_is_what_the_norm_of_the_reading_half_gives(model: Any) -> None:
         assert_information(x, y, result.macro[0, 2], result.macro_stderr[0, 2])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in toys.MODEL_KINDS if kind.endswith("RMS")])
+def test_norms_behind_the_halves_belong_to_what_they_write(kind: str, tokenizer: Any) -> None:
+    model = toys.make_post_norm_model(kind, tokenizer)
+    found = halves_of(model, space="read", prepend_bos=False)
+    with torch.no_grad():
+        cache = model.run_with_cache(PROMPTS.tokens)[1]
+        pre, mid = (cache[f"blocks.1.hook_resid_{place}"] for place in ("pre", "mid"))
+        assert torch.allclose(pre + cache["blocks.1.hook_attn_out"], mid, atol=1e-4)
+        x, y = rms_one(model.blocks[1].ln1(pre)[:, 2]), rms_one(model.blocks[1].ln2(mid)[:, 2])
+    assert_information(x, y, found.attention.macro[1, 2], found.attention.macro_stderr[1, 2])
+
+
 @pytest.mark.parametrize(
     ("part", "hook", "place"), [("attention", "hook_attn_out", "pre"), ("mlp", "hook_mlp_out", "mid")]
 )

@@ -237,7 +237,7 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_was(
 ) -> None:
     logits, hooks = model(toys.TOKENS), hook_lists(model)
 
-    def raising(states: Any, written: Any) -> None:
+    def raising(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(states_module, "check_finite", raising)
