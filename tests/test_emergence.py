@@ -260,7 +260,7 @@ def test_the_model_is_bit_identical_afterwards(model: Any, control: tuple[str, .
     [
         ("capture.states.stream_residuals", 0),
         ("capture.states.stream_residuals", 2),  # inside the weight-shuffled control
-        ("capture.preflight._prove_norm", 1),
+        ("capture.preflight.prove_norm", 1),
         ("capture.compat.run", 1),  # the second pass of the preflight
         ("capture.norms.standardise", 1),
         ("scoring.StateChain", 1),

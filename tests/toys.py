@@ -24,7 +24,7 @@ TOKENS = torch.tensor(
 """Eight prompts of three content tokens; the middle one is constant, prefixes are shared."""
 
 
-def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:
+def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1, **changes: Any) -> Any:
     family, norm = kind.split("-")
     shape = {
         "n_layers": N_LAYERS,
@@ -38,6 +38,7 @@ def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1) 
         "normalization_type": norm,
         "seed": seed,
         "initializer_range": 0.3,
+        **changes,
     }
     if family == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
@@ -122,6 +123,37 @@ def save_parallel_checkpoint(folder: Path) -> Path:
         model = GPTNeoXForCausalLM(config)
     model.save_pretrained(folder)
     return folder
+
+
+def make_post_norm_model(kind: str, tokenizer: Any) -> Any:
+    """Return a small model with norms behind attention and MLP as well as before them, as Gemma 3 has."""
+    if not kind.startswith("bridge"):
+        return make_model(kind, use_normalization_before_and_after=True)
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        num_hidden_layers=N_LAYERS,
+        hidden_size=D_MODEL,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        pad_token_id=None,
+        initializer_range=0.3,
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = Gemma3ForCausalLM(config).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+    model.config.architectures = ["Gemma3ForCausalLM"]
+    boot: Any = TransformerBridge.boot_transformers
+    return boot("google/gemma-3-270m", hf_model=model, tokenizer=tokenizer, device="cpu").eval()
 
 
 def lens_knows(name: str) -> bool:

@@ -24,6 +24,7 @@ from tl_emergence.circuits import (
 from tl_emergence.emergence import EmergenceWarning, information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
 from tl_emergence.estimators import Estimate, mutual_information
+from tl_emergence.half_blocks import HalfBlocks, half_block_emergence
 from tl_emergence.prompts import PromptSet
 from tl_emergence.results import EmergenceResult, EstimatorComparison, SigmaSweep, SpaceComparison
 from tl_emergence.saving import load_result
@@ -40,6 +41,7 @@ __all__ = [
     "EmergenceWarning",
     "Estimate",
     "EstimatorComparison",
+    "HalfBlocks",
     "HeadEffects",
     "PromptSet",
     "SigmaSweep",
@@ -58,6 +60,7 @@ __all__ = [
     "exact_emergence",
     "exact_population",
     "geometry",
+    "half_block_emergence",
     "information_emergence",
     "information_emergence_from_cache",
     "load_effects",

@@ -106,7 +106,10 @@ class EmergenceResult:
     @property
     def collisions(self) -> int:
         """Cells (h_l, position) at l >= 1 in which two distinct prefixes have the same state."""
-        beyond_embedding = torch.tensor([[layer > 0 for layer in self.layers], [True] * len(self.layers)])
+        starts_beyond = self.settings.get("part") == "mlp"  # a half-block that reads the middle
+        beyond_embedding = torch.tensor(
+            [[layer > 0 or starts_beyond for layer in self.layers], [True] * len(self.layers)]
+        )
         return int(((self.closest == 0) & beyond_embedding[:, :, None]).sum())
 
     @property

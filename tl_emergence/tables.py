@@ -12,6 +12,7 @@ import torch
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tl_emergence.half_blocks import HalfBlocks
     from tl_emergence.results import EmergenceResult, EstimatorComparison
 
 _CONTROL_NAMES = {
@@ -221,6 +222,32 @@ def beside_each_other(comparison: EstimatorComparison) -> str:
             *aligned(rows),
             "",
             *questions,
+        ]
+    )
+
+
+def halves_summary(halves: HalfBlocks) -> str:
+    """Return emergence at the last scored position, a column a part of the block, with what limits them."""
+    rows = [["block", *(title for name, _ in halves.parts() for title in (name, "exact"))]]
+    for i, layer in enumerate(halves.layers):
+        cells = [
+            (_last_emergence(found, i), f"{float(found.exact.emergence[i, -1]):.3f}")
+            for _, found in halves.parts()
+        ]
+        rows.append([str(layer), *(cell for pair in cells for cell in pair)])
+    lines = {name: caveats(found) for name, found in halves.parts()}
+    common = [line for line in lines["whole"] if all(line in other for other in lines.values())]
+    own = [f"{name}: {line}" for name, found in lines.items() for line in found if line not in common]
+    where = f"({halves.positions[-1]}, {halves.labels[-1]!r})"
+    return "\n".join(
+        [
+            *header(halves.whole),
+            "",
+            f"Emergence at the last scored position {where}, in bits, of each half and of the whole block:",
+            *aligned(rows),
+            "",
+            *own,
+            *common,
         ]
     )
 

@@ -71,9 +71,9 @@ def test_only_what_is_asked_for_is_kept_and_run(model: Any, monkeypatch: pytest.
     seen: list[tuple[Any, int]] = []
     original = states_module.stream_residuals
 
-    def spy(model: Any, batch: Any, held: Any, on_state: Any) -> None:
+    def spy(model: Any, batch: Any, held: Any, on_state: Any, *hooks: Any) -> None:
         seen.append((tuple(batch.shape), max(held)))
-        original(model, batch, held, on_state)
+        original(model, batch, held, on_state, *hooks)
 
     monkeypatch.setattr(states_module, "stream_residuals", spy)
     found = capture_states(model, PROMPTS, layers=[0], positions=[1])
@@ -125,11 +125,11 @@ def test_a_resumed_capture_runs_only_what_is_missing(
     whole = capture_states(model, PROMPTS, batch_size=2)
     original, runs = states_module.stream_residuals, []
 
-    def failing(model: Any, batch: Any, held: Any, on_state: Any) -> None:
+    def failing(model: Any, batch: Any, held: Any, on_state: Any, *hooks: Any) -> None:
         if len(runs) == 4:
             raise KeyboardInterrupt
         runs.append(batch)
-        original(model, batch, held, on_state)
+        original(model, batch, held, on_state, *hooks)
 
     monkeypatch.setattr(states_module, "stream_residuals", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -237,7 +237,7 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_was(
 ) -> None:
     logits, hooks = model(toys.TOKENS), hook_lists(model)
 
-    def raising(states: Any, written: Any) -> None:
+    def raising(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr(states_module, "check_finite", raising)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,9 @@ def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
 
 
 def check_finite(
-    states: tuple[int, ...], written: Sequence[tuple[int, Float[Tensor, "state _row d_model"]]]
+    states: tuple[int, ...],
+    written: Sequence[tuple[int, Float[Tensor, "state _row d_model"]]],
+    name: Callable[[int], str] = "h_{}".format,
 ) -> None:
     """Raise StateError when a state of (position, tensor) pairs holds NaN or infinity."""
     for position, tensor in written:
@@ -93,7 +95,7 @@ def check_finite(
         if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
             continue
         bad = [s for s, x in zip(states, tensor, strict=True) if not bool(torch.isfinite(x).all())]
-        raise not_finite(f"h_{bad[0]} at position {position}")
+        raise not_finite(f"{name(bad[0])} at position {position}")
 
 
 def not_finite(where: str) -> StateError:

@@ -186,6 +186,40 @@ def mlp_hook(layer: int) -> str:
     return f"blocks.{layer}.hook_mlp_out"
 
 
+def attention_hook(layer: int) -> str:
+    """Return the hook of what a block's attention writes."""
+    return f"blocks.{layer}.hook_attn_out"
+
+
+def middle_hook(layer: int) -> str:
+    """Return the hook of the stream between a block's attention and its MLP."""
+    return f"blocks.{layer}.hook_resid_mid"
+
+
+def half_hook(model: Any, state: int) -> str:
+    """Return the hook of a state by its number in halves: 2l enters block l, 2l + 1 is in its middle."""
+    return middle_hook(state // 2) if state % 2 else residual_hook(model, state // 2)
+
+
+def no_middle(model: Any) -> str:
+    """Return why no block of a model has a stream in its middle, as far as its config says; else nothing."""
+    if getattr(model.cfg, "attn_only", False):
+        return "an attention-only model (no MLP)"
+    if getattr(model.cfg, "parallel_attn_mlp", False):
+        return "attention and MLP side by side in a block (parallel_attn_mlp)"
+    return ""
+
+
+def mlp_norm_module(model: Any, layer: int) -> nn.Module | None:
+    """Return the norm that a block's MLP reads the stream through, or None where there is none."""
+    return getattr(model.blocks[layer], "ln2", None)
+
+
+def mlp_module(model: Any, layer: int) -> nn.Module | None:
+    """Return the MLP of a block, or None where it is not known by that name."""
+    return getattr(model.blocks[layer], "mlp", None)
+
+
 def block_hooks(model: Any, layer: int) -> tuple[str, str]:
     """Return the hooks of the stream that enters a block and of the stream that leaves it."""
     return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post"

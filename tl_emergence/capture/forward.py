@@ -19,13 +19,18 @@ class LastStateReached(Exception):
 
 
 def stream_residuals(
-    model: Any, batch: Int[Tensor, "batch pos"], states: Sequence[int], on_state: OnState
+    model: Any,
+    batch: Int[Tensor, "batch pos"],
+    states: Sequence[int],
+    on_state: OnState,
+    hook_of: Callable[[Any, int], str] = compat.residual_hook,
 ) -> None:
     """Run one batch and hand each wanted h_l, as it appears, to `on_state(l, tensor)`.
 
-    The tensor is the model's own: copy what you keep, change nothing. The pass ends at the last state
-    asked for: neither later blocks nor the unembedding run. The caller's hooks stay in force (a state is
-    seen as they leave it) and are untouched afterwards, also when `on_state` raises.
+    `hook_of` names the hook of a state; a pass comes by states in the order of their numbers. The tensor is
+    the model's own: copy what you keep, change nothing. The pass ends at the last state asked for: neither
+    later blocks nor the unembedding run. The caller's hooks stay in force (a state is seen as they leave it)
+    and are untouched afterwards, also when `on_state` raises.
     """
     last = max(states)
 
@@ -37,7 +42,7 @@ def stream_residuals(
 
         return hook
 
-    hooks = [(compat.residual_hook(model, state), collect(state)) for state in sorted(states)]
+    hooks = [(hook_of(model, state), collect(state)) for state in sorted(states)]
     with torch.no_grad(), compat.hooked(model, hooks):
         try:
             compat.run(model, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +76,7 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
         if not bool(torch.isfinite(tensor).all()):
             raise not_finite(f"{name}, on the first prompts")
     for layer in range(layers - 1):
-        _check_equal(
+        check_equal(
             states[f"blocks.{layer}.hook_resid_post"],
             states[f"blocks.{layer + 1}.hook_resid_pre"],
             f"blocks.{layer}.hook_resid_post is not blocks.{layer + 1}.hook_resid_pre",
@@ -88,7 +88,7 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
     stream = [states[compat.residual_hook(model, state)] for state in range(layers + 1)]
     if compat.has_norms(model):
         proven = [
-            _prove_norm(module, stream[state], norm_io.get(state))
+            prove_norm(module, stream[state], norm_io.get(state))
             for state, module in enumerate(compat.norm_modules(model))
         ]
     else:
@@ -143,7 +143,7 @@ def _record(model: Any, sample: Tensor) -> tuple[dict[str, Tensor], dict[int, tu
     with (
         torch.no_grad(),
         compat.hooked(model, [(name, keep_state(name)) for name in _residual_hooks(last)]),
-        _module_hooks({state: (module, keep_norm(state)) for state, module in modules.items()}),
+        module_hooks([(module, keep_norm(state)) for state, module in modules.items()]),
         suppress(_Recorded),
     ):
         compat.run(model, sample)
@@ -151,10 +151,11 @@ def _record(model: Any, sample: Tensor) -> tuple[dict[str, Tensor], dict[int, tu
 
 
 @contextmanager
-def _module_hooks(hooks: dict[int, tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+def module_hooks(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """Put forward hooks on modules for a while."""
     handles = []
     try:
-        for module, hook in hooks.values():
+        for module, hook in hooks:
             handles.append(module.register_forward_hook(hook))
         yield
     finally:
@@ -170,7 +171,7 @@ def _check_causal(model: Any, sample: Tensor, states: dict[str, Tensor]) -> None
     again, _ = _record(model, changed)
     training = getattr(model, "training", False)
     for name, tensor in states.items():
-        _check_equal(
+        check_equal(
             tensor[:, :-1],
             again[name][:, :-1],
             f"{name} at earlier positions changed when only the last token did",
@@ -181,7 +182,8 @@ def _check_causal(model: Any, sample: Tensor, states: dict[str, Tensor]) -> None
         )
 
 
-def _check_equal(seen: Tensor, wanted: Tensor, what: str, expected: str, fix: str) -> None:
+def check_equal(seen: Tensor, wanted: Tensor, what: str, expected: str, fix: str) -> None:
+    """Raise HookError where two tensors differ by more than rounding, in the precision of the first."""
     # On the CPU: not every device has float64.
     seen64, wanted64 = seen.cpu().double(), wanted.cpu().double()
     gap, scale = float((seen64 - wanted64).abs().max()), float(wanted64.abs().max())
@@ -193,7 +195,7 @@ def _check_equal(seen: Tensor, wanted: Tensor, what: str, expected: str, fix: st
         )  # fmt: skip
 
 
-def _prove_norm(
+def prove_norm(
     module: nn.Module | None, state: Tensor, io: tuple[Tensor, Tensor] | None
 ) -> tuple[Norm | None, str]:
     """Return the norm if it is fed `state` and does what it was probed to do, else None and the reason."""
@@ -213,6 +215,11 @@ def _prove_norm(
     if not _close(norm(seen.to(torch.promote_types(seen.dtype, torch.float32))), output, tolerance):
         return None, f"{type(module).__name__} does more than a gain on a normalised state"
     return norm, ""
+
+
+def is_close(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have one shape and differ by rounding only."""
+    return a.shape == b.shape and _close(a, b, _TOLERANCE[b.dtype])
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -22,9 +22,9 @@ from tl_emergence.capture.checks import (
     indices,
     not_finite,
 )
+from tl_emergence.capture.cuts import BLOCKS, Cut
 from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.forward import stream_residuals, with_prefix
-from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.spaces import Reading, Space, check_space
 from tl_emergence.capture.storage import BatchJournal, StateStore
 from tl_emergence.errors import SettingError, TokenError
@@ -101,6 +101,7 @@ def capture_states(
     spaces: Sequence[Space] = (),
     folder: Path | None = None,
     progress: bool = False,
+    cut: Cut = BLOCKS,
 ) -> CapturedStates:
     """Run a model over a prompt set and keep the residual streams that emergence needs.
 
@@ -121,6 +122,8 @@ def capture_states(
             before anything runs. For "resid" prompts are run to their end: it needs the overall RMS.
         folder: Keep states and a journal there, so that a run that was stopped goes on.
         progress: Show progress bars on standard error.
+        cut: Where the stream is cut. With `halves.HALVES` the `layers` and `states` of what is returned are
+            numbered by half-blocks.
 
     Raises:
         HookError: Not a TransformerLens model, or one whose hooks do not mean what they should.
@@ -153,10 +156,11 @@ def capture_states(
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
     check_fits_model(model, prompts, bos)
     tokens = prompts.tokens[:, : max(wanted) + 1]
-    held = tuple(sorted({state for block in blocks for state in (block, block + 1)}))
+    pieces = cut.pieces(blocks)
+    held = tuple(sorted({state for piece in pieces for state in (piece, piece + 1)}))
     device = compat.device(model)
     probe = with_prefix(tokens[:_PREFLIGHT_ROWS], bos).to(device)
-    report = preflight(model, probe)
+    report = cut.preflight(model, probe)
     reading = Reading(report.norms, report.reasons, report.folded)
     for space in spaces:
         check_space(space, reading, held)
@@ -186,6 +190,7 @@ def capture_states(
             "weights": model_fingerprint(model),
             "prompts": prompts.content_hash,
             "states": held,
+            "pieces_per_block": cut.per_block,
             "positions": wanted,
             "tokens_run": len(prefixes),
             "scales": repeats is not None,
@@ -216,14 +221,14 @@ def capture_states(
             if not journal.has(name, written):
                 energy: list[float] = []
                 writer = _writer(held, targets, offset, counts, energy)
-                stream_residuals(model, with_prefix(batch, bos).to(device), held, writer)
-                check_finite(held, [(position - offset, t) for position, _, t in targets])
+                stream_residuals(model, with_prefix(batch, bos).to(device), held, writer, cut.hook)
+                check_finite(held, [(position - offset, t) for position, _, t in targets], cut.name)
                 journal.add(name, written, energy)
             bar.update()
     scales = tuple((total / prompts.tokens.numel()) ** 0.5 for total in journal.energy())
     return CapturedStates(
         prompts=prompts,
-        layers=blocks,
+        layers=pieces,
         positions=wanted,
         states=held,
         macro=macro,

@@ -6,7 +6,7 @@
 from tl_emergence.plots.beside import estimator_curves
 from tl_emergence.plots.drawing import Metric
 from tl_emergence.plots.heads import head_effects
-from tl_emergence.plots.heatmaps import heatmap, side_by_side
+from tl_emergence.plots.heatmaps import half_blocks, heatmap, side_by_side
 from tl_emergence.plots.lines import curves, overview, sigma_curves
 from tl_emergence.plots.scatter import scatter
 from tl_emergence.selection import at_sigma
@@ -16,6 +16,7 @@ __all__ = [
     "at_sigma",
     "curves",
     "estimator_curves",
+    "half_blocks",
     "head_effects",
     "heatmap",
     "overview",

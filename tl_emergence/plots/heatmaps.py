@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +10,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from tl_emergence.errors import SettingError
+from tl_emergence.half_blocks import HalfBlocks
 from tl_emergence.plots.drawing import (
     CONTROL_STYLE,
     DIVERGING,
@@ -80,19 +81,37 @@ def side_by_side(
     first_space, first = next(iter(picked.items()))
     for name in [name for name in CONTROL_STYLE if name in first.controls][:1]:
         panels.append((f"control: {CONTROL_STYLE[name][0]}, {first_space!r}", first.controls[name]))
+    return _panels(panels, metric, title_of(first, space=False))
+
+
+def half_blocks(halves: HalfBlocks, *, metric: Metric = "emergence") -> Figure:
+    """Draw a heatmap of the attention halves, of the MLP halves and of the blocks, on one colour scale.
+
+    Args:
+        halves: What to draw.
+        metric: "emergence", "macro" or "micro".
+
+    Raises:
+        SettingError: An unknown metric.
+    """
+    return _panels(list(halves.parts()), metric, title_of(halves.whole))
+
+
+def _panels(panels: Sequence[tuple[str, EmergenceResult]], metric: Metric, title: str) -> Figure:
+    """Draw titled heatmaps side by side on one colour scale."""
     vmax = max(float(values_of(found, metric)[2].max()) for _, found in panels)
-    size = (max(7.5, 0.8 + 3.6 * len(panels)), max(4.2, 2.2 + 0.22 * len(first.layers)))
+    size = (max(7.5, 0.8 + 3.6 * len(panels)), max(4.2, 2.2 + 0.22 * len(panels[0][1].layers)))
     figure = NotebookFigure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     images = [
-        draw_heatmap(axes, found, metric, title, vmax)
-        for axes, (title, found) in zip(all_axes, panels, strict=True)
+        draw_heatmap(axes, found, metric, name, vmax)
+        for axes, (name, found) in zip(all_axes, panels, strict=True)
     ]
     for axes in all_axes[1:]:
         axes.set_ylabel("")
     figure.colorbar(images[0], ax=list(all_axes), label=f"{metric} (bits)")
     figure.supxlabel(FOOTNOTE, fontsize=8)
-    figure.suptitle(title_of(first, space=False), fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
