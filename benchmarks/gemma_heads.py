@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=FOLDER)
     asked = parser.parse_args()
+    if asked.heads and asked.out == FOLDER:
+        parser.error("some heads only: name another --out, or tutorial 03 would read them for all")
     torch.set_num_threads(asked.threads)
     model = models.load(MODEL)
     sets, reference = prompt_sets(model)

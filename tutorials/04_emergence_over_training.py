@@ -82,7 +82,7 @@ print("exact emergence:", {half: round(bits, 2) for half, bits in exact.items()}
 # ## Over training
 #
 # For each step: loss, the best attention-pattern score of the layer concerned, and the emergence of block 1,
-# all of them means over four positions of the first half and four of the repeat. Both spaces are measured,
+# all of them means over positions of the first half and of the repeat. Both spaces are measured,
 # and at the last step the weight-shuffled control.
 
 

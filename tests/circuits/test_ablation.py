@@ -139,7 +139,8 @@ def test_one_query_head_changes_under_grouped_query_attention(tmp_path: Path) ->
     clean = outputs(model, "blocks.0.attn.hook_z", PROMPTS.tokens)
 
     def watch(tensor: torch.Tensor, hook: Any) -> None:
-        changed.append((tensor != clean).flatten(3).any(dim=3).any(dim=1).any(dim=0))
+        if len(tensor) == len(clean):  # not the probe
+            changed.append((tensor != clean).flatten(3).any(dim=3).any(dim=1).any(dim=0))
 
     def keep(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return logits[:, -1, 0]
@@ -288,19 +289,98 @@ def test_the_model_is_untouched_also_after_an_exception(model: Any) -> None:
         )
 
     before = snapshot()
-    calls = iter(range(100))
+    tle.ablate_heads(model, PROMPTS, ["loss", "emergence"], kind="mean", reference=HELD_OUT)
+    after = snapshot()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
 
-    def fails_late(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
+    # In the middle of every forward pass that an ablation runs, one after another.
+    passes, seen = 0, []
+    while True:
+        calls = iter(range(1000))
+
+        def fails(z: torch.Tensor, hook: Any, calls: Any = calls, at: int = passes) -> None:
+            if next(calls) == at:
+                seen.append(snapshot_inside())
+                raise KeyboardInterrupt
+
+        def snapshot_inside() -> tuple[Any, ...]:
+            return (
+                {name: len(m._forward_hooks) for name, m in model.named_modules()},
+                [block.__dict__.get("forward") for block in model.blocks],
+            )
+
+        with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", fails)]):
+            clean = snapshot_inside()
+            try:
+                tle.ablate_heads(model, PROMPTS, ["loss"], kind="mean", reference=HELD_OUT)
+            except KeyboardInterrupt:
+                assert snapshot_inside() == clean, f"after pass {passes}"
+            else:
+                break
+        passes += 1
+    assert passes > 5
+    assert sum(inside != clean for inside in seen) > 2  # hooks and skipped blocks were there at the time
+    after = snapshot()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+def test_a_work_folder_of_another_metric_is_refused(toy: Any, tmp_path: Path) -> None:
+    right, wrong = torch.arange(8), torch.arange(8) + 20
+    settings: dict[str, Any] = {"kind": "zero", "heads": ["L1H0"]}
+    one, other = circuits.logit_difference(right, wrong), circuits.logit_difference(wrong, right)
+    tle.ablate_heads(toy, PROMPTS, one, **settings, workdir=tmp_path / "a")
+    with pytest.raises(EmergenceError, match="another"):
+        tle.ablate_heads(toy, PROMPTS, other, **settings, workdir=tmp_path / "a")
+
+    def first(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return logits[:, 0, 0]
 
-    tle.ablate_heads(model, PROMPTS, ["loss", "emergence"], kind="mean", reference=HELD_OUT)
-    with pytest.raises(KeyboardInterrupt):
-        tle.ablate_heads(model, PROMPTS, fails_late, kind="zero")
-    after = snapshot()
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    def second(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0, 1]
+
+    found = tle.ablate_heads(toy, PROMPTS, {"m": first}, **settings, workdir=tmp_path / "b")
+    again = tle.ablate_heads(toy, PROMPTS, {"m": first}, **settings, workdir=tmp_path / "b")
+    assert torch.equal(found.effects["m"], again.effects["m"])
+    with pytest.raises(SettingError, match="belongs to another metric"):
+        tle.ablate_heads(toy, PROMPTS, {"m": second}, **settings, workdir=tmp_path / "b")
+
+
+def test_the_result_says_which_space_was_measured_and_whether_blocks_were_left_out(toy: Any) -> None:
+    found = tle.ablate_heads(toy, PROMPTS, ["emergence"], kind="zero", heads=["L1H0"])
+    assert found.settings["metrics"]["emergence"]["space"] == "read"
+    assert found.settings["skips_blocks"] is True
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+def test_a_hook_that_is_not_one_of_heads_is_refused(
+    toy: Any, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tl_emergence.capture.compat.head_hook", lambda layer: f"blocks.{layer}.hook_resid_pre"
+    )
+    with pytest.raises(HookError):
+        tle.ablate_heads(toy, PROMPTS, "loss", kind=kind, reference=None if kind == "zero" else HELD_OUT)
+
+
+def test_a_metric_cannot_change_the_prompts(toy: Any) -> None:
+    def edits(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        tokens.zero_()
+        return logits[:, 0, 0]
+
+    before = PROMPTS.content_hash
+    tle.ablate_heads(toy, PROMPTS, edits, kind="zero", heads=["L1H0"])
+    assert PROMPTS.content_hash == before
+
+
+def test_an_infinite_metric_and_tokens_of_other_prompts_are_refused(toy: Any) -> None:
+    settings: dict[str, Any] = {"kind": "zero", "heads": ["L1H0"]}
+    with pytest.raises(StateError, match="NaN or infinity"):
+        tle.ablate_heads(toy, PROMPTS, lambda logits, tokens: logits[:, 0, 0] * math.inf, **settings)
+    metric = circuits.logit_difference(torch.arange(16), torch.arange(16) + 1)
+    with pytest.raises(SettingError, match="is for other prompts: saw tokens for 16 prompts"):
+        tle.ablate_heads(toy, PROMPTS, metric, **settings)
+    with pytest.raises(SettingError):
+        tle.ablate_heads(toy, PROMPTS, circuits.emergence_at([], []), **settings)
 
 
 def test_a_stopped_run_goes_on(toy: Any, tmp_path: Path) -> None:

@@ -176,6 +176,33 @@ def test_a_result_stands_for_the_emergence_of_its_blocks() -> None:
         correlate(result, effect)
 
 
+def test_heads_are_averaged_by_block_beside_blocks() -> None:
+    by_head = heads("loss", TRUE, seed=1)
+    blocks = block_means(heads("emergence", TRUE, seed=3))
+    found = correlate(blocks, by_head, **FAST)
+    by_hand = correlate(blocks, block_means(by_head), **FAST)
+    assert found.pairs[0].spearman == by_hand.pairs[0].spearman
+    assert found.settings["averaged_by_block"] and not by_hand.settings["averaged_by_block"]
+    assert "averaged by block" in found.summary() and "averaged by block" not in by_hand.summary()
+
+
+def test_a_correlation_through_depth_that_turns_round_within_layers_is_not_established() -> None:
+    within = normal(32, seed=11)
+    up, down = DEPTH + 0.8 * within, DEPTH - 0.8 * within
+    found = correlate(heads("up", up, seed=1, noise=0.1), heads("down", down, seed=2, noise=0.1), **FAST)
+    pair = found.pairs[0]
+    assert pair.low > 0 > pair.partial_high and pair.q <= 0.05
+    assert "no association beyond depth was established" in found.summary()
+    assert "not established" in found.plot().axes[0].get_title()
+
+
+def test_a_constant_baseline_is_no_comparison() -> None:
+    found = correlate(
+        heads("a", TRUE, seed=1), heads("b", TRUE, seed=2), baselines={"flat": torch.ones(32)}, **FAST
+    )
+    assert "No comparison with flat" in found.summary() and "no better than flat" not in found.summary()
+
+
 def test_effects_of_ablations_stand_for_all_their_metrics() -> None:
     prompts = from_tokens(toys.TOKENS)
     effects = tle.ablate_heads(toys.make_model(toys.MODEL_KINDS[0]), prompts, ["loss", "kl"], kind="zero")

@@ -117,11 +117,13 @@ def test_a_pass_of_other_prompts_is_refused(toy: Any, tokens: torch.Tensor) -> N
 
 
 def test_hooks_are_gone_afterwards_also_after_an_exception(model: Any) -> None:
-    def hooks() -> dict[str, int]:
-        return {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()}
+    def hooks() -> dict[str, tuple[int, int]]:
+        modules = model.named_modules()
+        return {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in modules}
 
     before = hooks()
     with pytest.raises(KeyboardInterrupt), tle.emergence_metric(model, PROMPTS, layer=1, prepend_bos=False):
+        assert hooks() != before
         raise KeyboardInterrupt
     assert hooks() == before
 

@@ -57,9 +57,10 @@ def ablate_heads(
         metrics: Names ("loss", "kl", "emergence", "information"), metrics from
             `tl_emergence.circuits.metrics`, or functions of logits [batch, pos, vocabulary] and content
             tokens that return [batch]; or a mapping from names to any of these.
-        kind: What the head puts out instead: "zero"; "mean" over the reference's prompts and positions;
-            "mean_pos", the mean at each position; "resample", its output on a random prompt of the
-            reference; "corrupt", its output on the prompt's own partner: `reference`, row by row.
+        kind: What the head puts out instead: "zero"; "mean" over the reference's prompts and the positions
+            that are replaced; "mean_pos", the mean at each position; "resample", its output on a random
+            prompt of the reference; "corrupt", its output on the prompt's own partner: `reference`, row by
+            row.
         heads: "L9H3" or (9, 3); all by default.
         positions: Content positions at which it is replaced, all by default.
         reference: Prompts of the same length, none of them among `prompts`; for "corrupt" one partner a
@@ -180,7 +181,7 @@ def _ablate(
     workspace = Workspace(None, {})
     if workdir is not None:
         workspace = Workspace(Path(workdir), {**experiment.described(), "weights": model_fingerprint(model)})
-    baseline, values = experiment.run(workspace)
+    baseline, values, settings = experiment.run(workspace)
     layers = tuple(sorted({c.layer for c in components}))
     heads = tuple(sorted({c.head for c in components}))
     effects = {}
@@ -197,5 +198,5 @@ def _ablate(
         baseline={metric.name: baseline[k] for k, metric in enumerate(asked)},
         units={metric.name: metric.unit for metric in asked},
         worse={metric.name: metric.worse for metric in asked},
-        settings=experiment.described(),
+        settings=settings,
     )

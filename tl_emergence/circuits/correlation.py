@@ -31,7 +31,7 @@ from tl_emergence.circuits.statistics import (
     spearman_brown,
     unit_ranks,
 )
-from tl_emergence.circuits.units import UnitValues, block_values
+from tl_emergence.circuits.units import UnitValues, block_means, block_values
 from tl_emergence.errors import SettingError, UnitError
 from tl_emergence.results import EmergenceResult
 
@@ -68,7 +68,8 @@ def correlate(
     Args:
         scores: Scores of the units; of a result, the emergence of its blocks (`block_values`); of ablations,
             every metric. `effects.values("emergence")` is the change of emergence by head.
-        effects: Effects of the same units in the same order; of ablations, every metric.
+        effects: Effects of the same units in the same order; of ablations, every metric. Where one side is
+            of blocks and the other of heads or MLPs, the latter are averaged by block (`block_means`).
         baselines: Trivial scores of the units by name, such as the norm of the head's output.
         within_layers: Whether to compare only units of one layer; by default where any layer has several.
         permutations: Permutations for p, which is never below 1 / (1 + permutations).
@@ -101,6 +102,12 @@ def correlate(
     for what, number, least in (("permutations", permutations, 19), ("resamples", resamples, 20)):
         integer(what, number, least=least)
     integer("seed", seed, least=0)
+    sides = (*score_values, *effect_values)
+    by_block = 0 < sum(map(_of_blocks, sides)) < len(sides)
+    if by_block:
+        score_values, effect_values = (
+            [v if _of_blocks(v) else block_means(v) for v in side] for side in (score_values, effect_values)
+        )
     first = score_values[0]
     for other in (*score_values, *effect_values):
         _check_units(first, other)
@@ -116,6 +123,7 @@ def correlate(
         layers=first.layers,
         settings={
             "within_layers": setting.within,
+            "averaged_by_block": by_block,
             "permutations": permutations,
             "resamples": resamples,
             "splits": SPLITS,
@@ -293,6 +301,10 @@ def _sequence(what: str, values: Any) -> list[UnitValues]:
             f"a {what} twice", seen=names, expected="distinct names", fix="Name each by what it measures."
         )
     return found
+
+
+def _of_blocks(values: UnitValues) -> bool:
+    return all(label == f"L{layer}" for label, layer in zip(values.labels, values.layers, strict=True))
 
 
 def _check_units(first: UnitValues, other: UnitValues) -> None:

@@ -19,10 +19,11 @@ from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.spaces import Reading, Space, check_space
 from tl_emergence.capture.states import capture_states
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.circuits.components import Component, replaced
+from tl_emergence.circuits.components import Component, activation_of, check_output, replaced
 from tl_emergence.circuits.information import States, macro_bits, mean_micro_bits
 from tl_emergence.circuits.metrics import Batch, InformationMetric, LogitMetric, Metric, check_values
 from tl_emergence.circuits.references import AblationKind, Reference, gather_reference
+from tl_emergence.errors import SettingError
 from tl_emergence.prompts.prompt_set import PromptSet
 
 _PROBE_ROWS = 3
@@ -58,8 +59,8 @@ class Experiment:
     seed: int
     progress: bool
 
-    def described(self) -> dict[str, Any]:
-        """Return what the numbers depend on: JSON values only."""
+    def described(self, default_space: Space | None = None) -> dict[str, Any]:
+        """Return what the numbers depend on: JSON values only; the default space where it is known by now."""
         return {
             **compat.describe(self.model),
             "prompts": self.prompts.name,
@@ -69,7 +70,7 @@ class Experiment:
             "kind": self.kind,
             "positions": list(self.positions),
             "components": [component.label for component in self.components],
-            "metrics": {metric.name: _described(metric) for metric in self.metrics},
+            "metrics": {metric.name: _described(metric, default_space) for metric in self.metrics},
             "draws": self.draws if self.kind == "resample" else 1,
             "bos_token_id": self.bos,
             "seed": self.seed,
@@ -79,20 +80,29 @@ class Experiment:
     @torch.no_grad()
     def run(
         self, workspace: Workspace
-    ) -> tuple[Float[Tensor, "metric prompt"], list[Float[Tensor, "metric prompt"]]]:
-        """Return the metrics of the clean model, and of each ablation."""
+    ) -> tuple[Float[Tensor, "metric prompt"], list[Float[Tensor, "metric prompt"]], dict[str, Any]]:
+        """Return the metrics of the clean model and of each ablation, and settings that were found out.
+
+        Raises:
+            SettingError: The work folder holds another metric of the same name.
+        """
         check_fits_model(self.model, self.prompts, self.bos)
         device = compat.device(self.model)
         probe = with_prefix(self.prompts.tokens[:_PROBE_ROWS], self.bos).to(device)
         report = preflight(self.model, probe)
-        runner = _Runner(
-            self, Reading(report.norms, report.reasons, report.folded), prove_skipping(self.model, probe)
-        )
+        self._check_outputs(probe)
+        reading = Reading(report.norms, report.reasons, report.folded)
+        skipping = prove_skipping(self.model, probe)
+        settings = {**self.described(reading.default_space), "skips_blocks": skipping.possible}
+        runner = _Runner(self, reading, skipping)
         done = [workspace.load_tensors(name) for name in ("clean", *(c.label for c in self.components))]
-        if all(part is not None for part in done):
-            return done[0]["values"], [part["values"] for part in done[1:] if part is not None]  # type: ignore[index]
+        known = all(isinstance(m, InformationMetric) or m.fingerprint for m in self.metrics)
+        if known and all(part is not None for part in done):
+            finished = [part["values"] for part in done if part is not None]
+            return finished[0], finished[1:], settings
         clean = runner.clean()
         baseline = runner.baseline(clean)
+        _check_same_metrics(self.metrics, baseline, done[0])
         workspace.save_tensors("clean", {"values": baseline})
         offset = 0 if self.bos is None else 1
         reference = gather_reference(
@@ -115,7 +125,19 @@ class Experiment:
                 found = {"values": runner.ablated(component, reference, clean)}
                 workspace.save_tensors(component.label, found)
             values.append(found["values"])
-        return baseline, values
+        return baseline, values, settings
+
+    def _check_outputs(self, probe: Tensor) -> None:
+        """Raise HookError where a head's output does not have one slot a query head."""
+        edits: list[Edit] = []
+        for component in {component.layer: component for component in self.components}.values():
+
+            def check(seen: Tensor, component: Component = component) -> None:
+                check_output(component, self.model, seen)
+
+            edits += activation_of(component.kind, self.model, component.layer, check)
+        last = compat.n_layers(self.model)
+        run_edited(self.model, probe, edits=edits, states=(last,), on_state=lambda state, stream: None)
 
 
 class _Runner:
@@ -261,7 +283,7 @@ class _Runner:
         batch = Batch(
             logits=logits[:, columns],
             clean=clean[:, columns].to(logits) if metric.needs_clean and clean is not None else None,
-            tokens=self._of.prompts.tokens[rows],
+            tokens=self._of.prompts.tokens[rows].clone(),
             positions=tuple(wanted),
             rows=rows,
         )
@@ -335,14 +357,30 @@ class _Runner:
         return torch.stack([values[metric.name] for metric in self._of.metrics])
 
 
-def _described(metric: Metric) -> dict[str, Any]:
+def _check_same_metrics(
+    metrics: tuple[Metric, ...], baseline: Float[Tensor, "metric prompt"], saved: dict[str, Tensor] | None
+) -> None:
+    if saved is None:
+        return
+    for metric, now, before in zip(metrics, baseline, saved["values"], strict=True):
+        if not torch.allclose(now, before, rtol=1e-3, atol=1e-4):
+            raise SettingError(
+                "the work folder belongs to another metric",
+                seen=f"other clean values of {metric.name!r}",
+                expected="those that the folder holds",
+                fix="Choose another workdir, or delete that folder.",
+            )
+
+
+def _described(metric: Metric, default_space: Space | None) -> dict[str, Any]:
     if isinstance(metric, LogitMetric):
-        return {"unit": metric.unit, "positions": list(metric.positions or ())}
+        about = {"fingerprint": metric.fingerprint} if metric.fingerprint else {}
+        return {"unit": metric.unit, "positions": list(metric.positions or ()), **about}
     return {
         "unit": metric.unit,
         "layers": list(metric.layers or ()),
         "positions": list(metric.positions or ()),
-        "space": metric.space,
+        "space": metric.space or default_space,
         "sigma": metric.sigma,
         "emergence": metric.emergence,
     }

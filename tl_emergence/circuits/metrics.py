@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,6 +53,9 @@ class LogitMetric:
             numbers of four bytes.
         worse: Whether larger (1) or smaller (-1) values mean that the model does worse; 0 unknown.
         looks_ahead: Whether it needs the token after each position: the last position has none.
+        fingerprint: What tells it from other metrics of its name, for runs that go on; empty where nothing
+            does (a function of yours): then its clean values are compared.
+        n_prompts: How many prompts it is for, where it knows.
     """
 
     name: str
@@ -61,6 +65,8 @@ class LogitMetric:
     needs_clean: bool = False
     worse: int = 0
     looks_ahead: bool = False
+    fingerprint: str = ""
+    n_prompts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,15 @@ def next_token_loss(positions: Sequence[int] | None = None, *, name: str = "loss
         bits = -_NATS * log_p.gather(-1, wanted[..., None]).squeeze(-1)
         return reduce(bits, "batch pos -> batch", "mean")
 
-    return LogitMetric(name, "bits", of, None if chosen is None else tuple(chosen), worse=1, looks_ahead=True)
+    return LogitMetric(
+        name,
+        "bits",
+        of,
+        None if chosen is None else tuple(chosen),
+        worse=1,
+        looks_ahead=True,
+        fingerprint="next-token loss",
+    )
 
 
 def logit_difference(
@@ -135,13 +149,14 @@ def logit_difference(
             fix="Pass two integer tensors [prompt].",
         )
     right, wrong = right.clone().cpu(), wrong.clone().cpu()
+    digest = hashlib.sha256(torch.stack([right, wrong]).long().numpy().tobytes()).hexdigest()[:16]
 
     def of(batch: Batch) -> Float[Tensor, " batch"]:
         logits = batch.logits[:, 0]
         pick = [logits.gather(1, t[batch.rows].to(logits.device)[:, None])[:, 0] for t in (right, wrong)]
         return pick[0] - pick[1]
 
-    return LogitMetric(name, "logits", of, (position,), worse=-1)
+    return LogitMetric(name, "logits", of, (position,), worse=-1, fingerprint=digest, n_prompts=len(right))
 
 
 def kl_to_clean(positions: Sequence[int] = (-1,), *, name: str = "kl") -> LogitMetric:
@@ -153,7 +168,7 @@ def kl_to_clean(positions: Sequence[int] = (-1,), *, name: str = "kl") -> LogitM
         bits = _NATS * (clean.exp() * (clean - ablated)).sum(dim=-1)
         return reduce(bits, "batch pos -> batch", "mean")
 
-    return LogitMetric(name, "bits", of, tuple(positions), needs_clean=True, worse=1)
+    return LogitMetric(name, "bits", of, tuple(positions), needs_clean=True, worse=1, fingerprint="kl")
 
 
 def emergence_at(
@@ -267,8 +282,17 @@ def placed(metric: Metric, prompts: PromptSet, n_layers: int) -> Metric:
     if isinstance(metric, InformationMetric):
         return replace(
             metric,
-            layers=indices("layer", metric.layers or (-1,), n_layers),
-            positions=indices("position", metric.positions or (-1,), prompts.n_positions),
+            layers=indices("layer", (-1,) if metric.layers is None else metric.layers, n_layers),
+            positions=indices(
+                "position", (-1,) if metric.positions is None else metric.positions, prompts.n_positions
+            ),
+        )
+    if metric.n_prompts not in (None, len(prompts)):
+        raise SettingError(
+            f"metric {metric.name!r} is for other prompts",
+            seen=f"tokens for {metric.n_prompts} prompts",
+            expected=f"one right and one wrong token for each of {len(prompts)}",
+            fix="Take the tokens of the same rows.",
         )
     n = prompts.n_positions - metric.looks_ahead
     if metric.positions is None and n > 0:
@@ -289,7 +313,7 @@ def check_values(metric: LogitMetric, values: Any, n: int) -> Float[Tensor, " ba
 
     Raises:
         SettingError: Not one number a prompt.
-        StateError: NaN.
+        StateError: NaN, infinity, complex numbers.
     """
     if not isinstance(values, Tensor) or values.shape != (n,):
         seen = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -299,11 +323,11 @@ def check_values(metric: LogitMetric, values: Any, n: int) -> Float[Tensor, " ba
             expected=f"one number for each prompt of the batch: ({n},)",
             fix="Do not average over the batch: effects are kept prompt by prompt.",
         )
-    if bool(values.isnan().any()):
+    if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise StateError(
-            f"metric {metric.name!r} returned NaN",
-            seen="NaN",
-            expected="numbers",
+            f"metric {metric.name!r} returned NaN or infinity",
+            seen=f"{values.dtype}, not all finite" if not values.is_complex() else str(values.dtype),
+            expected="finite real numbers",
             fix="Look at the logits of these prompts; float16 overflows are the usual cause.",
         )
     return values.detach().double().cpu()

@@ -20,9 +20,15 @@ def paragraph(report: CorrelationReport) -> str:
     return " ".join([*sentences, *_limits(report)])
 
 
-def is_established(pair: PairCorrelation) -> bool:
-    """Return whether the interval excludes 0 and q is at most 0.05: an association over these units."""
-    return excludes_0(pair.low, pair.high) and pair.q <= _LEVEL
+def is_established(pair: PairCorrelation, within: bool) -> bool:
+    """Return whether the interval excludes 0 and q is at most 0.05: an association over these units.
+
+    Within layers, where q is of the correlation within layers, that correlation must be one of the same sign.
+    """
+    agrees = not within or (
+        excludes_0(pair.partial_low, pair.partial_high) and pair.partial * pair.spearman > 0
+    )
+    return excludes_0(pair.low, pair.high) and pair.q <= _LEVEL and agrees
 
 
 def _of_pair(report: CorrelationReport, pair: PairCorrelation) -> Iterator[str]:
@@ -50,12 +56,18 @@ def _of_pair(report: CorrelationReport, pair: PairCorrelation) -> Iterator[str]:
 def _verdict(report: CorrelationReport, pair: PairCorrelation) -> str:
     how = "within layers" if report.settings["within_layers"] else f"over all {unit_word(report)}"
     test = f"permutation {how} gives p = {_p(pair.p)}, q = {_p(pair.q)}"
-    if is_established(pair):
+    within = bool(report.settings["within_layers"])
+    if is_established(pair, within):
         return f"The interval excludes 0 and {test}: an association over these units was established."
     if not excludes_0(pair.low, pair.high):
         return f"The interval includes 0 ({test}): no association was established."
     if math.isnan(pair.q):
         return "The interval excludes 0, but no permutation was possible: no association was established."
+    if pair.q <= _LEVEL:
+        return (
+            f"The interval excludes 0 and {test}, but that is of the correlation within layers, which is not "
+            "of that sign: no association beyond depth was established."
+        )
     return (
         f"The interval excludes 0, so that the sign would hold on new prompts, but {test}: no association "
         "beyond chance over units was established."
@@ -65,7 +77,7 @@ def _verdict(report: CorrelationReport, pair: PairCorrelation) -> str:
 def _depth(report: CorrelationReport, pair: PairCorrelation) -> str:
     held = "the layer" if report.settings["within_layers"] else "depth and its square"
     if math.isnan(pair.partial):
-        warning = _THROUGH_DEPTH if is_established(pair) else ""
+        warning = _THROUGH_DEPTH if is_established(pair, bool(report.settings["within_layers"])) else ""
         return f"With {held} held fixed too little is left of these units to correlate{warning}."
     found = f"{pair.partial:.2f} {interval(pair.partial_low, pair.partial_high)}, p = {_p(pair.partial_p)}"
     if not excludes_0(pair.partial_low, pair.partial_high):
@@ -74,7 +86,7 @@ def _depth(report: CorrelationReport, pair: PairCorrelation) -> str:
         left = "it is no more than permutation gives"
     else:
         left = "it stays" if pair.partial * pair.spearman > 0 else "it turns round"
-    told = is_established(pair) and not left.startswith("it stays")
+    told = is_established(pair, bool(report.settings["within_layers"])) and not left.startswith("it stays")
     warning = _THROUGH_DEPTH if told else ""
     return f"With {held} held fixed {left}: {found}{warning}."
 
@@ -82,7 +94,7 @@ def _depth(report: CorrelationReport, pair: PairCorrelation) -> str:
 def _baselines(pair: PairCorrelation) -> Iterator[str]:
     kinds = {
         "It beats": [one for one in pair.baselines if one.low > 0],
-        "It does no better than": [one for one in pair.baselines if not (one.low > 0 or one.high < 0)],
+        "It does no better than": [one for one in pair.baselines if one.low <= 0 <= one.high],
         "It is beaten by": [one for one in pair.baselines if one.high < 0],
     }
     for words, chosen in kinds.items():
@@ -92,6 +104,9 @@ def _baselines(pair: PairCorrelation) -> Iterator[str]:
                 for one in chosen
             ]
             yield f"{words} {' and '.join(each)}."
+    constant = [one.name for one in pair.baselines if math.isnan(one.spearman)]
+    if constant:
+        yield f"No comparison with {' and '.join(constant)}: the same in all units."
     if not pair.baselines:
         yield "No trivial baseline was set beside it."
 
@@ -99,6 +114,8 @@ def _baselines(pair: PairCorrelation) -> Iterator[str]:
 def _limits(report: CorrelationReport) -> Iterator[str]:
     word = unit_word(report)
     few = f", and {len(report.labels)} are few" if len(report.labels) < _FEW_UNITS else ""
+    if report.settings.get("averaged_by_block"):
+        yield "Heads and MLPs were averaged by block."
     yield f"q controls false discoveries in the family of {report.family}."
     yield f"The intervals are for prompts like these; the {word} are those of one model{few}."
     if not report.settings["within_layers"]:

@@ -120,7 +120,9 @@ def _title(report: CorrelationReport, pair: PairCorrelation) -> str:
     if math.isnan(pair.spearman):
         return f"no correlation defined: constant over {units}"
     how = "layer" if report.settings["within_layers"] else "depth"
-    verdict = "established" if is_established(pair) else "not established"
+    verdict = (
+        "established" if is_established(pair, bool(report.settings["within_layers"])) else "not established"
+    )
     return (
         f"Spearman {pair.spearman:.2f} {interval(pair.low, pair.high)}, {units}: {verdict}\n"
         f"given {how}: {pair.partial:.2f} {interval(pair.partial_low, pair.partial_high)}, q = {pair.q:.2g}"
