@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -174,13 +175,19 @@ class HeadEffects:
         ]
         for metric in self.metrics:
             unit = self.units[metric]
-            lines.append(f"{metric}: clean {float(self.baseline[metric].mean()):.3f} {unit}".rstrip())
+            clean = f"{metric}: clean {float(self.baseline[metric].mean()):.3f} {unit}".rstrip()
+            lines.append(clean + self._where(metric))
             lines += [
                 f"  {row['rank']}. {row['head']:7} {row['effect']:+.3f} +- {row['stderr']:.3f}"
                 for row in self.ranked(metric, n).to_dict("records")
             ]
         lines.append("One at a time underestimates parts that back each other up.")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        count = int((~self.mean(self.metrics[0]).isnan()).sum())
+        what = f"{self.kind} ablation of {count} {self.component}s, {self.n_prompts:,} prompts"
+        return f"HeadEffects({what}: {', '.join(self.metrics)})"
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write safetensors and JSON to a folder.
@@ -192,6 +199,17 @@ class HeadEffects:
         tensors |= {f"baseline/{name}": value for name, value in self.baseline.items()}
         plain = {name: getattr(self, name) for name in _PLAIN}
         write_folder(Path(folder), "effects", _HEAD, plain, tensors)
+
+    def _where(self, metric: str) -> str:
+        """Return where and how information was read, with the cap of macro: near it nothing can fall."""
+        about = self.settings.get("metrics", {}).get(metric, {})
+        if "sigma" not in about:
+            return ""
+        layers, positions = (",".join(map(str, about[name])) for name in ("layers", "positions"))
+        return (
+            f" (blocks {layers}; positions {positions}; space {about['space']}, sigma {about['sigma']:g}; "
+            f"macro cannot exceed {math.log2(self.n_prompts):.2f}: near it nothing is seen to fall)"
+        )
 
     def _of(self, metric: str) -> Float[Tensor, "layer head prompt"]:
         if metric not in self.effects:
