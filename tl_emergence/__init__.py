@@ -21,8 +21,9 @@ from tl_emergence.circuits import (
     load_effects,
     load_report,
 )
-from tl_emergence.emergence import EmergenceWarning, information_emergence
+from tl_emergence.emergence import information_emergence
 from tl_emergence.emergence_from_cache import information_emergence_from_cache
+from tl_emergence.errors import EmergenceWarning
 from tl_emergence.estimators import Estimate, mutual_information
 from tl_emergence.half_blocks import HalfBlocks, half_block_emergence
 from tl_emergence.prompts import PromptSet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from os import PathLike
@@ -16,14 +15,14 @@ from tl_emergence.answers import Scores, answer, scores_of
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import indices
 from tl_emergence.capture.fingerprint import model_fingerprint
-from tl_emergence.capture.spaces import Space
+from tl_emergence.capture.spaces import Space, chosen_by_default
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer
 from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
 from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
-from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 from tl_emergence.question import ask
 from tl_emergence.results import (
     AnyResult,
@@ -32,10 +31,6 @@ from tl_emergence.results import (
     SigmaSweep,
     SpaceComparison,
 )
-
-
-class EmergenceWarning(UserWarning):
-    """Something was decided for the caller that changes what the numbers mean."""
 
 
 class Settings(TypedDict, total=False):
@@ -189,7 +184,7 @@ def information_emergence(
         EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
     """
     compat.check_model(model)
-    prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
+    prompt_set = as_prompt_set(prompts)
     question = ask(estimator, sigma, space, micro, seed, options)
     described = asked_geometry(geometry, len(prompt_set))
     check_controls(controls)
@@ -239,17 +234,4 @@ def information_emergence(
 
 def default_spaces(states: CapturedStates, stacklevel: int) -> tuple[Space, ...]:
     """Return the space in which states are seen unless another is asked for; warn where it is not "read"."""
-    default = states.reading.default_space
-    if default != "read":
-        why = (
-            "its norm gains are folded into the weights"
-            if states.reading.folded
-            else "not every norm is known"
-        )
-        warnings.warn(
-            f"space='unit' was chosen, not 'read': {why}. Bits depend on the space: compare at equal space "
-            "only. Pass space= to choose, and to silence this.",
-            EmergenceWarning,
-            stacklevel=stacklevel,
-        )
-    return (default,)
+    return (chosen_by_default(states.reading, stacklevel + 1),)

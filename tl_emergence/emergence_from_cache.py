@@ -17,7 +17,7 @@ from tl_emergence.checkpoints import Workspace
 from tl_emergence.controls import WITHOUT_MODEL, check_controls
 from tl_emergence.emergence import Settings, default_spaces
 from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
-from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 from tl_emergence.question import ask
 from tl_emergence.results import (
     AnyResult,
@@ -143,7 +143,7 @@ def information_emergence_from_cache(
         ... )
         EmergenceResult(from cache, 8 prompts, noise, space unit, sigma 0.5, 2 layers x 3 positions)
     """
-    prompt_set = tokens if isinstance(tokens, PromptSet) else from_tokens(tokens)
+    prompt_set = as_prompt_set(tokens)
     question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls, WITHOUT_MODEL)
     controls = tuple(dict.fromkeys(controls))

@@ -77,3 +77,7 @@ def unknown_name(kind: str, seen: object, known: "list[str] | tuple[str, ...]") 
     close = difflib.get_close_matches(str(seen), known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
     return SettingError(f"unknown {kind}", seen=repr(seen), expected=f"one of {sorted(known)}", fix=hint)
+
+
+class EmergenceWarning(UserWarning):
+    """Something was decided for the caller that changes what the numbers mean."""

@@ -20,7 +20,7 @@ from tl_emergence.checks import integer
 from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
 from tl_emergence.emergence import default_spaces
 from tl_emergence.errors import SettingError
-from tl_emergence.prompts.prompt_set import PromptSet, from_tokens
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 from tl_emergence.question import ask
 from tl_emergence.results import EmergenceResult
 
@@ -162,7 +162,7 @@ def half_block_emergence(
         torch.Size([2, 3])
     """
     compat.check_model(model)
-    prompt_set = prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
+    prompt_set = as_prompt_set(prompts)
     question = ask("noise", sigma, space, "alone", seed, {})
     measure = question.measures[0]
     if measure.sweep or question.several_spaces:

@@ -20,8 +20,9 @@ def scores_and_effects(
 ) -> tuple[list[UnitValues], list[UnitValues]]:
     """Return scores and effects of the same units, from the folders that `ablate` and `run` saved in.
 
-    By default the metrics of states (emergence, information) are scores, the others effects. Scores of blocks
-    stand beside the means of the effects over the heads of each block.
+    By default the metrics of states are scores, the metrics of logits effects. Emergence and information of
+    the same cells change alike: the first of the two stands for both. Scores of blocks stand beside the means
+    of the effects over the heads of each block.
 
     Args:
         folder: Saved effects.
@@ -39,7 +40,8 @@ def scores_and_effects(
     told = [effects.values(name) for name in effect]
     if scores_from is None:
         scores = _scores(effects, score, but=effect)
-        others = [name for name in effects.metrics if name not in {one.name for one in scores}]
+        taken = [one.name for one in scores]
+        others = [m for m in effects.metrics if m not in taken and not _repeats(effects, m, taken)]
         return scores, told or _effects(effects, others)
     of_logits = [name for name in effects.metrics if not _is_of_states(effects, name)]
     values = told or _effects(effects, of_logits)
@@ -54,6 +56,8 @@ def scores_and_effects(
 
 def _scores(of: HeadEffects, names: Sequence[str], but: Sequence[str]) -> list[UnitValues]:
     by_default = [name for name in of.metrics if _is_of_states(of, name) and name not in but]
+    # The change of emergence is that of macro information of the same cells: one test, not two.
+    by_default = [name for k, name in enumerate(by_default) if not _repeats(of, name, by_default[:k])]
     return [of.values(name) for name in names or _some("score", by_default, of)]
 
 
@@ -64,6 +68,17 @@ def _effects(of: HeadEffects, names: Sequence[str]) -> list[UnitValues]:
 def _is_of_states(effects: HeadEffects, metric: str) -> bool:
     """Return whether a metric is information or emergence, by how it was measured."""
     return "sigma" in effects.settings.get("metrics", {}).get(metric, {})
+
+
+def _repeats(effects: HeadEffects, metric: str, before: Sequence[str]) -> bool:
+    """Return whether a metric of states has the cells of one before it, so that both change alike."""
+
+    def cells(name: str) -> list[Any]:
+        about = effects.settings["metrics"][name]
+        return [about[key] for key in ("layers", "positions", "space", "sigma")]
+
+    of_states = [name for name in before if _is_of_states(effects, name)]
+    return _is_of_states(effects, metric) and any(cells(metric) == cells(name) for name in of_states)
 
 
 def _some(side: str, names: Sequence[str], effects: HeadEffects) -> Sequence[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tl_emergence.ceiling import Ceiling
+from tl_emergence.errors import ResultFileError
 from tl_emergence.files import exists
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.geometry.companion import GEOMETRY_NAMES, Geometry
@@ -62,6 +63,13 @@ def load_result(folder: str | PathLike[str]) -> AnyResult:
         found = found.parent
     elif exists(found / "result" / "result.json"):
         found = found / "result"  # the output folder of `tl-emergence run`
+    elif any(exists(found / inner / "effects.json") for inner in ("", "effects")):
+        raise ResultFileError(
+            "effects of ablations, not a result",
+            seen=str(found),
+            expected="what `save` of a result, or `tl-emergence run`, wrote",
+            fix="Read them with circuits.load_effects(folder), and draw them with .plot().",
+        )
     return read_folder(found, "result", _HEAD, lambda described, tensors: _restore(described, "", tensors))
 
 

@@ -21,7 +21,11 @@ PROMPTS = from_tokens(toys.TOKENS)
 HELD_OUT = from_tokens(torch.tensor([[10, 9, 7], [11, 9, 8], [12, 9, 5], [13, 9, 6]]))
 PARTNERS = from_tokens(toys.TOKENS.flip(0))
 
-pytestmark = pytest.mark.matrix
+pytestmark = [
+    pytest.mark.matrix,
+    # Of models with folded gains; a test of its own asserts it.
+    pytest.mark.filterwarnings("ignore:space='unit' was chosen"),
+]
 
 
 def logits_by_hand(model: Any, hook: str, edit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -172,6 +176,32 @@ def test_parallel_blocks_can_be_ablated(tmp_path: Path) -> None:
     assert torch.allclose(found.effects["loss"][0, 0] + found.baseline["loss"], wanted, atol=1e-5)
 
 
+HOOKED = pytest.mark.skipif(toys.LENS_MAJOR > 3, reason="TransformerLens 4 has no HookedTransformer")
+
+
+@HOOKED
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [({"n_heads": 4, "n_key_value_heads": 2}, 4), ({"parallel_attn_mlp": True}, 2)],
+    ids=["grouped queries", "parallel blocks"],
+)
+def test_hooked_models_with_shared_keys_or_parallel_blocks(changes: dict[str, Any], wanted: int) -> None:
+    model = toys.make_model("hooked-LN", **changes)
+    found = tle.ablate_heads(model, PROMPTS, ["loss"], kind="zero", prepend_bos=False)
+    assert len(found.heads) == wanted
+    for layer in range(2):
+        for head in range(wanted):
+
+            def edit(z: torch.Tensor, head: int = head) -> torch.Tensor:
+                z = z.clone()
+                z[:, :, head] = 0
+                return z
+
+            by_hand = loss_by_hand(logits_by_hand(model, f"blocks.{layer}.attn.hook_z", edit))
+            got = found.effects["loss"][layer, head] + found.baseline["loss"]
+            assert torch.allclose(got, by_hand, atol=1e-5)
+
+
 def test_resampling_is_the_mean_over_draws_of_partners_held_out(toy: Any) -> None:
     found = tle.ablate_heads(
         toy,
@@ -240,6 +270,23 @@ def test_effects_become_values_of_units_without_heads_that_were_not_asked_for(to
     assert torch.equal(values.values, torch.stack([found.effects["loss"][0, 1], found.effects["loss"][1, 0]]))
     with pytest.raises(SettingError, match="kl"):
         found.values("kl")
+
+
+def test_kl_is_that_of_its_own_positions_also_beside_other_metrics(toy: Any) -> None:
+    metrics = [circuits.next_token_loss([1]), circuits.kl_to_clean([0, 2])]
+    found = tle.ablate_heads(
+        toy, PROMPTS, metrics, kind="zero", heads="L0H1", prepend_bos=False, batch_size=3
+    )
+
+    def edit(z: torch.Tensor) -> torch.Tensor:
+        z = z.clone()
+        z[:, :, 1] = 0
+        return z
+
+    ablated = logits_by_hand(toy, "blocks.0.attn.hook_z", edit).double().log_softmax(dim=-1)
+    clean = logits_by_hand(toy, "blocks.0.attn.hook_z", torch.clone).double().log_softmax(dim=-1)
+    bits = (clean.exp() * (clean - ablated)).sum(dim=-1) / math.log(2)
+    assert torch.allclose(found.effects["kl"][0, 0], bits[:, [0, 2]].mean(dim=1), atol=1e-5)
 
 
 def test_kl_is_0_clean_and_positive_ablated(toy: Any) -> None:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tl_emergence as tle
+from tests import toys
 from tests.circuits.test_ablation import HELD_OUT, PARTNERS, PROMPTS
 from tl_emergence import circuits
-from tl_emergence.circuits.metrics import LogitMetric
+from tl_emergence.circuits.metrics import InformationMetric, LogitMetric
 from tl_emergence.errors import EmergenceError, HookError, SettingError, StateError, TokenError
 from tl_emergence.prompts import from_tokens
 
-pytestmark = pytest.mark.matrix
+pytestmark = [
+    pytest.mark.matrix,
+    # Of models with folded gains; a test of its own asserts it.
+    pytest.mark.filterwarnings("ignore:space='unit' was chosen"),
+]
+
+ZEROS = torch.zeros(8, dtype=torch.long)
+TOO_LARGE = torch.tensor([[10, 9, 95], [11, 9, 8]])
 
 
 # the model, the work folder
@@ -163,6 +173,14 @@ def test_a_stopped_run_goes_on(toy: Any, tmp_path: Path) -> None:
         ({"metrics": ["los"]}, SettingError, "Did you mean 'loss'"),
         ({"metrics": ["loss", "loss"]}, SettingError, "one name"),
         ({"metrics": [3]}, SettingError, "not a metric"),
+        ({"metrics": None}, SettingError, "no metric"),
+        ({"metrics": InformationMetric("i", sigma=0.0)}, SettingError, "sigma out of range"),
+        ({"metrics": circuits.logit_difference(ZEROS + 90, ZEROS)}, SettingError, "not in the vocabulary"),
+        ({"heads": 3}, SettingError, "not a sequence"),
+        ({"heads": [(True, False)]}, SettingError, "not the name of a head"),
+        ({"heads": [(0.5, 1)]}, SettingError, "not a whole number"),
+        ({"kind": "mean", "reference": from_tokens(TOO_LARGE)}, TokenError, "outside the vocabulary"),
+        ({"kind": "mean", "reference": [[1, 2, 3]]}, TokenError, "not a tensor"),
         ({"metrics": circuits.next_token_loss([2])}, SettingError, "looks at the next token"),
         ({"metrics": circuits.information_at([7])}, SettingError, "layer out of range"),
         ({"metrics": lambda logits, tokens: logits.mean()}, SettingError, "wrong shape"),
@@ -201,3 +219,45 @@ def test_what_is_no_model_is_refused() -> None:
 def test_logit_difference_wants_one_token_a_prompt(right: torch.Tensor, as_shipped: None) -> None:
     with pytest.raises(SettingError, match="do not fit"):
         circuits.logit_difference(right, torch.zeros(4, dtype=torch.long))
+
+
+def test_tokens_that_are_none_are_refused(as_shipped: None) -> None:
+    with pytest.raises(SettingError, match="do not fit"):
+        circuits.logit_difference([1, 2], [3, 4])  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="not a sequence"):
+        circuits.kl_to_clean(1)  # type: ignore[arg-type]
+    for sigma in ("a", None, -1.0, math.nan):
+        with pytest.raises(SettingError, match="sigma"):
+            circuits.emergence_at(sigma=sigma)  # type: ignore[arg-type]
+
+
+def test_tokens_serve_as_prompts_and_reference(toy: Any) -> None:
+    settings: dict[str, Any] = {"kind": "mean", "heads": "L1H0"}
+    sets = tle.ablate_heads(toy, PROMPTS, "loss", reference=HELD_OUT, **settings)
+    plain = tle.ablate_heads(toy, PROMPTS.tokens, "loss", reference=HELD_OUT.tokens, **settings)
+    assert torch.equal(sets.effects["loss"], plain.effects["loss"])
+    assert circuits.model_tokens(toy, PROMPTS.tokens).tolist() == PROMPTS.tokens.tolist()
+
+
+def test_numpy_numbers_name_heads(toy: Any, as_shipped: None) -> None:
+    heads = [(np.int64(1), np.int64(0))]
+    found = tle.ablate_heads(toy, PROMPTS, "loss", kind="zero", heads=heads)  # type: ignore[arg-type]
+    assert found.layers == (1,) and found.heads == (0,)
+
+
+@pytest.mark.skipif(
+    "hooked-LNPre" not in toys.MODEL_KINDS, reason="gains are folded in HookedTransformer only"
+)
+def test_a_space_that_was_chosen_for_the_caller_is_told() -> None:
+    folded = toys.make_model("hooked-LNPre")
+    with pytest.warns(tle.EmergenceWarning, match="space='unit' was chosen"):
+        tle.ablate_heads(folded, PROMPTS, "emergence", kind="zero", heads="L1H0")
+    with (
+        pytest.warns(tle.EmergenceWarning, match="space='unit' was chosen"),
+        tle.emergence_metric(folded, PROMPTS, layer=1),
+    ):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked = circuits.emergence_at(space="unit")
+        tle.ablate_heads(folded, PROMPTS, asked, kind="zero", heads="L1H0")

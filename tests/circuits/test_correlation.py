@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ def test_a_baseline_is_beaten_only_where_the_interval_of_the_difference_says_so(
     # Signs are no difference: the baseline that goes the other way is as strong.
     other = report["emergence change", "answer"].baselines[1]
     assert other.spearman < -0.9 and abs(other.difference - perfect.difference) < 0.05
+
+
+def test_a_baseline_may_be_a_map_of_all_heads() -> None:
+    score, effect = heads("score", TRUE, seed=1), heads("effect", TRUE, seed=2)
+    places = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in LABELS]
+    whole = torch.zeros(max(LAYERS) + 2, 99)
+    flat = normal(len(LABELS), seed=11)
+    for found, value in zip(places, flat, strict=True):
+        assert found is not None
+        whole[int(found[1]), int(found[2])] = value
+    by_map, by_unit = (
+        correlate(score, effect, baselines={"norm": values}, **FAST).pairs[0].baselines
+        for values in (whole, flat)
+    )
+    assert by_map == by_unit
+    with pytest.raises(UnitError, match="does not fit the units"):
+        correlate(score, effect, baselines={"norm": whole[:1]}, **FAST)
 
 
 def test_noise_that_score_and_effect_share_is_no_correlation() -> None:

@@ -18,7 +18,11 @@ from tl_emergence.prompts import from_tokens
 PROMPTS = from_tokens(toys.TOKENS)
 CLEAN = from_tokens(toys.TOKENS.flip(1))
 
-pytestmark = pytest.mark.matrix
+pytestmark = [
+    pytest.mark.matrix,
+    # Of models with folded gains; a test of its own asserts it.
+    pytest.mark.filterwarnings("ignore:space='unit' was chosen"),
+]
 
 
 def clean_cache(model: Any) -> Any:

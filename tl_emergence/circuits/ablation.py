@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import indices
@@ -24,18 +26,33 @@ from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.circuits.experiment import Experiment
 from tl_emergence.circuits.metrics import Given, named_metrics, placed
 from tl_emergence.circuits.references import AblationKind, check_reference
-from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
+
+
+class AblationSettings(TypedDict, total=False):
+    """The settings that all ablations share, as `ablate_heads` describes them."""
+
+    kind: AblationKind
+    positions: Sequence[int] | None
+    reference: PromptSet | Int[Tensor, "held_out pos"] | None
+    draws: int
+    prepend_bos: bool | None
+    bos_token_id: int | None
+    batch_size: int
+    seed: int
+    workdir: str | PathLike[str] | None
+    progress: bool
 
 
 def ablate_heads(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     metrics: Sequence[Given] | Mapping[str, Given] | Given,
     *,
     kind: AblationKind = "mean",
     heads: Sequence[HeadName] | None = None,
     positions: Sequence[int] | None = None,
-    reference: PromptSet | None = None,
+    reference: PromptSet | Int[Tensor, "held_out pos"] | None = None,
     draws: int = 1,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
@@ -50,10 +67,11 @@ def ablate_heads(
 
     several metrics from the same forward passes. Query heads are replaced one by one, also where they share
     keys and values (grouped-query attention). BOS is left alone.
+    Information below a head does not change: its effect there is 0 by construction.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: The prompts to measure.
+        prompts: A `PromptSet` to measure, or content tokens [prompt, pos] without BOS.
         metrics: Names ("loss", "kl", "emergence", "information"), metrics from
             `tl_emergence.circuits.metrics`, or functions of logits [batch, pos, vocabulary] and content
             tokens that return [batch]; or a mapping from names to any of these.
@@ -63,8 +81,8 @@ def ablate_heads(
             row.
         heads: "L9H3" or (9, 3); all by default.
         positions: Content positions at which it is replaced, all by default.
-        reference: Prompts of the same length, none of them among `prompts`; for "corrupt" one partner a
-            prompt.
+        reference: Prompts of the same length, a set or tokens, none of them among `prompts`; for "corrupt"
+            one partner a prompt.
         draws: Random prompts a prompt for "resample"; effects are means over them.
         prepend_bos: Put BOS before every prompt; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
@@ -115,11 +133,11 @@ def ablate_heads(
 
 def ablate_mlps(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     metrics: Sequence[Given] | Mapping[str, Given] | Given,
     *,
     layers: Sequence[int] | None = None,
-    **settings: Any,
+    **settings: Unpack[AblationSettings],
 ) -> HeadEffects:
     """Replace what every MLP writes (`hook_mlp_out`), one at a time: `ablate_heads` for MLPs, one column."""
     compat.check_model(model)
@@ -129,11 +147,11 @@ def ablate_mlps(
 
 def ablate_blocks(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     metrics: Sequence[Given] | Mapping[str, Given] | Given,
     *,
     layers: Sequence[int] | None = None,
-    **settings: Any,
+    **settings: Unpack[AblationSettings],
 ) -> HeadEffects:
     """Replace all that a block adds to the stream, one block at a time: `ablate_heads` for whole blocks.
 
@@ -146,13 +164,13 @@ def ablate_blocks(
 
 def _ablate(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     components: Sequence[Component],
     metrics: Sequence[Given] | Mapping[str, Given] | Given,
     *,
     kind: AblationKind = "mean",
     positions: Sequence[int] | None = None,
-    reference: PromptSet | None = None,
+    reference: PromptSet | Int[Tensor, "held_out pos"] | None = None,
     draws: int = 1,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
@@ -161,6 +179,8 @@ def _ablate(
     workdir: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> HeadEffects:
+    prompts = as_prompt_set(prompts)
+    reference = None if reference is None else as_prompt_set(reference)
     check_hooks(model, components)
     asked = tuple(placed(m, prompts, compat.n_layers(model)) for m in named_metrics(metrics))
     check_reference(kind, prompts, reference)

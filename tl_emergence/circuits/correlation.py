@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,7 @@ def correlate(
     scores: UnitValues | Sequence[UnitValues] | HeadEffects | EmergenceResult,
     effects: UnitValues | Sequence[UnitValues] | HeadEffects,
     *,
-    baselines: Mapping[str, Float[Tensor, " unit"]] | None = None,
+    baselines: Mapping[str, Float[Tensor, " unit"] | Float[Tensor, "layer head"]] | None = None,
     within_layers: bool | None = None,
     permutations: int = 9999,
     resamples: int = 1000,
@@ -70,7 +71,8 @@ def correlate(
             every metric. `effects.values("emergence")` is the change of emergence by head.
         effects: Effects of the same units in the same order; of ablations, every metric. Where one side is
             of blocks and the other of heads or MLPs, the latter are averaged by block (`block_means`).
-        baselines: Trivial scores of the units by name, such as the norm of the head's output.
+        baselines: Trivial scores of the units by name, such as the norm of the head's output: one value a
+            unit, or a map [layer, head] of all heads of the model (`circuits.head_norms`).
         within_layers: Whether to compare only units of one layer; by default where any layer has several.
         permutations: Permutations for p, which is never below 1 / (1 + permutations).
         resamples: Resamples of the prompts for the intervals.
@@ -355,13 +357,26 @@ def _within(units: UnitValues, asked: bool | None) -> bool:
     return not alone if asked is None else asked
 
 
+def _of_heads(values: Float[np.ndarray, "layer head"], units: UnitValues) -> Float[np.ndarray, "..."]:
+    """Return the units' values from a map of all heads, its means for blocks; the map itself if none fit."""
+    if _of_blocks(units):
+        rows = [values[layer].mean() for layer in units.layers if layer < len(values)]
+        return np.array(rows) if len(rows) == len(units.layers) else values
+    places = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in units.labels]
+    at = [(int(found[1]), int(found[2])) for found in places if found]
+    inside = all(layer < values.shape[0] and head < values.shape[1] for layer, head in at)
+    return np.array([values[place] for place in at]) if inside and len(at) == len(places) else values
+
+
 def _baseline(name: str, values: Any, units: UnitValues) -> Float[np.ndarray, " unit"]:
     found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if found.ndim == 2:  # [layer, head], as `head_scores` gives them
+        found = _of_heads(found, units)
     if found.shape != (len(units.labels),) or not np.isfinite(found).all():
         raise UnitError(
             f"baseline {name!r} does not fit the units",
             seen=f"shape {found.shape}" if found.shape != (len(units.labels),) else "NaN or infinity",
             expected=f"one finite value for each of {len(units.labels)} units",
-            fix="Pass one value a unit, in the order of the labels.",
+            fix="Pass one value a unit, in the order of the labels, or [layer, head] of all heads.",
         )
     return found

@@ -104,6 +104,19 @@ class HeadEffects:
             prompts=str(self.settings.get("prompts_hash", "")),
         )
 
+    def saturated(self, metric: str) -> float:
+        """Return the share of a metric's blocks and positions whose clean macro is above 0.9 of its cap.
+
+        There the number of prompts is measured, and an ablation is hardly seen. 0 for metrics of logits; NaN
+        for effects saved before this was kept.
+
+        Raises:
+            SettingError: A metric that was not measured.
+        """
+        self._of(metric)
+        about = self.settings.get("metrics", {}).get(metric, {})
+        return float(about.get("saturated", math.nan)) if "sigma" in about else 0.0
+
     def ranked(self, metric: str, n: int | None = None) -> pd.DataFrame:
         """Return heads in order of how much worse the model does, with intervals of 95 % over prompts.
 
@@ -138,7 +151,7 @@ class HeadEffects:
         """Return one row for each metric, layer and head.
 
         Columns: model, prompts, kind, component, layer, head, label, metric, value (the mean effect),
-        stderr, baseline, unit.
+        stderr, baseline, unit, saturated (the share of the metric's cells; see `saturated`).
         """
         import pandas as pd
 
@@ -151,14 +164,19 @@ class HeadEffects:
         rows = []
         for metric in self.metrics:
             mean, stderr = self.mean(metric), self.stderr(metric)
-            of_metric = (metric, float(self.baseline[metric].mean()), self.units[metric])
+            of_metric = (
+                metric,
+                float(self.baseline[metric].mean()),
+                self.units[metric],
+                self.saturated(metric),
+            )
             for i, layer in enumerate(self.layers):
                 for j, head in enumerate(self.heads):
                     if not bool(mean[i, j].isnan()):
                         value = (layer, head, self.label(layer, head), float(mean[i, j]), float(stderr[i, j]))
                         rows.append((*shared, *value, *of_metric))
         names = ["model", "prompts", "kind", "component", "layer", "head", "label", "value", "stderr"]
-        return pd.DataFrame(rows, columns=[*names, "metric", "baseline", "unit"])
+        return pd.DataFrame(rows, columns=[*names, "metric", "baseline", "unit", "saturated"])
 
     def plot(self, metric: str | None = None) -> Figure:
         """Draw the effects as a heatmap of layers and heads, diverging, centred at 0; all metrics or one."""
@@ -206,10 +224,12 @@ class HeadEffects:
         if "sigma" not in about:
             return ""
         layers, positions = (",".join(map(str, about[name])) for name in ("layers", "positions"))
-        return (
+        text = (
             f" (blocks {layers}; positions {positions}; space {about['space']}, sigma {about['sigma']:g}; "
             f"macro cannot exceed {math.log2(self.n_prompts):.2f}: near it nothing is seen to fall)"
         )
+        share = self.saturated(metric)
+        return text if not share else f"{text}; SATURATED in {share:.0%} of its cells"
 
     def _of(self, metric: str) -> Float[Tensor, "layer head prompt"]:
         if metric not in self.effects:

@@ -16,14 +16,15 @@ from tl_emergence.capture.checks import check_fits_model, not_finite
 from tl_emergence.capture.edited import Edit, Skipping, Start, prove_skipping, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
-from tl_emergence.capture.spaces import Reading, Space, check_space
+from tl_emergence.capture.spaces import Reading, Space, check_space, chosen_by_default
 from tl_emergence.capture.states import capture_states
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.circuits.components import Component, activation_of, check_output, replaced
+from tl_emergence.circuits.described import check_same_metrics, described_metric, note_macro
 from tl_emergence.circuits.information import States, macro_bits, mean_micro_bits
 from tl_emergence.circuits.metrics import Batch, InformationMetric, LogitMetric, Metric, check_values
 from tl_emergence.circuits.references import AblationKind, Reference, gather_reference
-from tl_emergence.errors import SettingError
+from tl_emergence.estimators.interface import SATURATED_ABOVE
 from tl_emergence.prompts.prompt_set import PromptSet
 
 _PROBE_ROWS = 3
@@ -38,7 +39,7 @@ class _Clean:
     streams: dict[int, Float[Tensor, "prompt input d_model"]]
     states: dict[tuple[int, int], Float[Tensor, "prompt d_model"]]
     scales: dict[int, float]
-    logits: Float[Tensor, "prompt kept vocabulary"] | None
+    logits: dict[int, Float[Tensor, "prompt vocabulary"]]
     values: dict[str, Float[Tensor, " prompt"]]
 
 
@@ -70,7 +71,7 @@ class Experiment:
             "kind": self.kind,
             "positions": list(self.positions),
             "components": [component.label for component in self.components],
-            "metrics": {metric.name: _described(metric, default_space) for metric in self.metrics},
+            "metrics": {metric.name: described_metric(metric, default_space) for metric in self.metrics},
             "draws": self.draws if self.kind == "resample" else 1,
             "bos_token_id": self.bos,
             "seed": self.seed,
@@ -86,7 +87,8 @@ class Experiment:
         Raises:
             SettingError: The work folder holds another metric of the same name.
         """
-        check_fits_model(self.model, self.prompts, self.bos)
+        for prompts in (self.prompts, *([] if self.reference is None else [self.reference])):
+            check_fits_model(self.model, prompts, self.bos)
         device = compat.device(self.model)
         probe = with_prefix(self.prompts.tokens[:_PROBE_ROWS], self.bos).to(device)
         report = preflight(self.model, probe)
@@ -94,16 +96,21 @@ class Experiment:
         reading = Reading(report.norms, report.reasons, report.folded)
         skipping = prove_skipping(self.model, probe)
         settings = {**self.described(reading.default_space), "skips_blocks": skipping.possible}
+        if any(isinstance(m, InformationMetric) and m.space is None for m in self.metrics):
+            chosen_by_default(reading, stacklevel=6)
         runner = _Runner(self, reading, skipping)
         done = [workspace.load_tensors(name) for name in ("clean", *(c.label for c in self.components))]
         known = all(isinstance(m, InformationMetric) or m.fingerprint for m in self.metrics)
         if known and all(part is not None for part in done):
-            finished = [part["values"] for part in done if part is not None]
-            return finished[0], finished[1:], settings
+            finished = [part for part in done if part is not None]
+            note_macro(settings, self.metrics, finished[0]["macro"])
+            return finished[0]["values"], [part["values"] for part in finished[1:]], settings
         clean = runner.clean()
         baseline = runner.baseline(clean)
-        _check_same_metrics(self.metrics, baseline, done[0])
-        workspace.save_tensors("clean", {"values": baseline})
+        check_same_metrics(self.metrics, baseline, done[0])
+        macro = runner.clean_macro()
+        note_macro(settings, self.metrics, macro)
+        workspace.save_tensors("clean", {"values": baseline, "macro": macro})
         offset = 0 if self.bos is None else 1
         reference = gather_reference(
             self.model,
@@ -184,23 +191,25 @@ class _Runner:
                 for t in self._states_at:
                     states[state, t].append(stream[:, self._offset + t].clone())
 
-        kept: list[Tensor] = []
-        keeps = any(metric.needs_clean for metric in self._of_logits)
+        asked = {t for metric in self._of_logits if metric.needs_clean for t in metric.positions or ()}
+        kept: dict[int, list[Tensor]] = {t: [] for t in sorted(asked)}
         held = sorted({*starts, *self._states})
         values: dict[str, list[Tensor]] = {metric.name: [] for metric in self._of_logits}
         for rows in self._batches():
             logits = self._pass(rows, [], held, collect)
             for metric in self._of_logits:
                 assert logits is not None
-                values[metric.name].append(self._value(metric, logits, rows, logits))
-            if keeps and logits is not None:
-                kept.append(logits.cpu())
+                clean = {t: logits[:, self._logits_at.index(t)] for t in kept}
+                values[metric.name].append(self._value(metric, logits, rows, clean))
+            for t, parts in kept.items():
+                assert logits is not None
+                parts.append(logits[:, self._logits_at.index(t)].cpu().clone())
         content = of.prompts.tokens.numel()
         return _Clean(
             streams={s: torch.cat(parts) for s, parts in streams.items()},
             states={key: self._checked(key, torch.cat(parts)) for key, parts in states.items()},
             scales={s: (total / content) ** 0.5 for s, total in energy.items()},
-            logits=torch.cat(kept) if kept else None,
+            logits={t: torch.cat(parts) for t, parts in kept.items()},
             values={name: torch.cat(parts) for name, parts in values.items()},
         )
 
@@ -214,6 +223,16 @@ class _Runner:
             if metric.emergence:
                 values[metric.name] = values[metric.name] - self._micro(metric, clean)
         return self._stacked(values)
+
+    def clean_macro(self) -> Float[Tensor, "metric 2"]:
+        """Return clean macro, and the share of its cells above 0.9 of the cap log2 N; zeros for logits."""
+        found = torch.zeros(len(self._of.metrics), 2, dtype=torch.float64)
+        cap = torch.tensor(float(len(self._of.prompts))).log2()
+        for row, metric in zip(found, self._of.metrics, strict=True):
+            if isinstance(metric, InformationMetric):
+                cells = self._macro_clean[metric.name].mean(dim=-1)
+                row[0], row[1] = cells.mean(), (cells > SATURATED_ABOVE * cap).double().mean()
+        return found
 
     def ablated(
         self, component: Component, reference: Reference, clean: _Clean
@@ -251,7 +270,7 @@ class _Runner:
             logits = self._pass(rows, edits, held, collect, start)
             for metric in self._of_logits:
                 assert logits is not None
-                beside = None if clean.logits is None else clean.logits[rows]
+                beside = {t: of[rows] for t, of in clean.logits.items()}
                 values[metric.name].append(self._value(metric, logits, rows, beside))
         states = {key: self._checked(key, torch.cat(part)) for key, part in parts.items()}
         return {name: torch.cat(part) for name, part in values.items()}, states
@@ -276,13 +295,13 @@ class _Runner:
         )
 
     def _value(
-        self, metric: LogitMetric, logits: Tensor, rows: slice, clean: Tensor | None
+        self, metric: LogitMetric, logits: Tensor, rows: slice, clean: dict[int, Tensor]
     ) -> Float[Tensor, " batch"]:
         wanted = metric.positions or ()
         columns = [self._logits_at.index(t) for t in wanted]
         batch = Batch(
             logits=logits[:, columns],
-            clean=clean[:, columns].to(logits) if metric.needs_clean and clean is not None else None,
+            clean=torch.stack([clean[t].to(logits) for t in wanted], dim=1) if metric.needs_clean else None,
             tokens=self._of.prompts.tokens[rows].clone(),
             positions=tuple(wanted),
             rows=rows,
@@ -355,32 +374,3 @@ class _Runner:
 
     def _stacked(self, values: dict[str, Tensor]) -> Float[Tensor, "metric prompt"]:
         return torch.stack([values[metric.name] for metric in self._of.metrics])
-
-
-def _check_same_metrics(
-    metrics: tuple[Metric, ...], baseline: Float[Tensor, "metric prompt"], saved: dict[str, Tensor] | None
-) -> None:
-    if saved is None:
-        return
-    for metric, now, before in zip(metrics, baseline, saved["values"], strict=True):
-        if not torch.allclose(now, before, rtol=1e-3, atol=1e-4):
-            raise SettingError(
-                "the work folder belongs to another metric",
-                seen=f"other clean values of {metric.name!r}",
-                expected="those that the folder holds",
-                fix="Choose another workdir, or delete that folder.",
-            )
-
-
-def _described(metric: Metric, default_space: Space | None) -> dict[str, Any]:
-    if isinstance(metric, LogitMetric):
-        about = {"fingerprint": metric.fingerprint} if metric.fingerprint else {}
-        return {"unit": metric.unit, "positions": list(metric.positions or ()), **about}
-    return {
-        "unit": metric.unit,
-        "layers": list(metric.layers or ()),
-        "positions": list(metric.positions or ()),
-        "space": metric.space or default_space,
-        "sigma": metric.sigma,
-        "emergence": metric.emergence,
-    }

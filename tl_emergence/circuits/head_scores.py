@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from einops import einsum, reduce
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
@@ -17,7 +17,7 @@ from tl_emergence.capture.forward import with_prefix
 from tl_emergence.checks import integer
 from tl_emergence.circuits.components import activation_of, check_output, head_components
 from tl_emergence.errors import HookError, SettingError, TokenError
-from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 
 _OfBatch = Callable[[int, Tensor], Float[Tensor, "batch head"]]
 """What a layer's activation says of each head on each prompt of a batch."""
@@ -25,7 +25,7 @@ _OfBatch = Callable[[int, Tensor], Float[Tensor, "batch head"]]
 
 def previous_token_scores(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
@@ -40,7 +40,7 @@ def previous_token_scores(
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: The prompts to run.
+        prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS.
         prepend_bos: Put BOS before every prompt; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
         batch_size: Prompts a forward pass.
@@ -60,12 +60,12 @@ def previous_token_scores(
         >>> previous_token_scores(model, from_tokens(tokens)).shape  # layers, heads
         torch.Size([2, 2])
     """
-    return _attention_to(model, prompts, 1, 1, prepend_bos, bos_token_id, batch_size)
+    return _attention_to(model, as_prompt_set(prompts), 1, 1, prepend_bos, bos_token_id, batch_size)
 
 
 def induction_scores(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
     period: int,
     prepend_bos: bool | None = None,
@@ -83,7 +83,8 @@ def induction_scores(
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: Prompts in which every token is the one `period` places before, from place `period` on.
+        prompts: A `PromptSet` or content tokens, in which every token is the one `period` places before, from
+            place `period` on.
         period: After how many tokens they repeat.
         prepend_bos: Put BOS before every prompt; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
@@ -104,13 +105,14 @@ def induction_scores(
         >>> induction_scores(model, from_tokens(tokens.repeat(1, 2)), period=3).shape
         torch.Size([2, 2])
     """
+    prompts = as_prompt_set(prompts)
     _check_period(prompts, integer("period", period, least=2))
     return _attention_to(model, prompts, period - 1, period, prepend_bos, bos_token_id, batch_size)
 
 
 def attention_entropies(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
     prepend_bos: bool | None = None,
     bos_token_id: int | None = None,
@@ -125,7 +127,7 @@ def attention_entropies(
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: The prompts to run.
+        prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS.
         prepend_bos: Put BOS before every prompt; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
         batch_size: Prompts a forward pass.
@@ -149,6 +151,7 @@ def attention_entropies(
         # xlogy, not x * log(x): a key that gets no attention adds 0.
         return -torch.xlogy(pattern, pattern).sum(dim=-1) / torch.log(torch.tensor(2.0))
 
+    prompts = as_prompt_set(prompts)
     bos = _checked(model, prompts, prepend_bos, bos_token_id, batch_size)
     first = 0 if bos is None else 1
 
@@ -160,7 +163,7 @@ def attention_entropies(
 
 def head_norms(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
     at: Literal["stream", "z"] = "stream",
     prepend_bos: bool | None = None,
@@ -177,7 +180,7 @@ def head_norms(
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: The prompts to run.
+        prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS.
         at: Where the size is taken. "z" needs no weights, and is not comparable between blocks.
         prepend_bos: Put BOS before every prompt; the model's own habit by default.
         bos_token_id: The BOS token, where the tokenizer does not say.
@@ -202,6 +205,7 @@ def head_norms(
     """
     if at not in ("stream", "z"):
         raise SettingError("unknown place", seen=repr(at), expected="'stream' or 'z'", fix="Choose.")
+    prompts = as_prompt_set(prompts)
     bos = _checked(model, prompts, prepend_bos, bos_token_id, batch_size)
     first = 0 if bos is None else 1
     components = head_components(model, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tl_emergence.capture.checks import indices
 from tl_emergence.capture.spaces import Space
-from tl_emergence.checks import integers
+from tl_emergence.checks import integers, number
 from tl_emergence.errors import SettingError, StateError, unknown_name
 from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.question import ask
 
 _NATS = 1.4426950408889634
 
@@ -141,10 +142,11 @@ def logit_difference(
     Raises:
         SettingError: Not one right and one wrong token a prompt.
     """
-    if right.ndim != 1 or right.shape != wrong.shape:
+    seen = [_shape_and_type(tokens) for tokens in (right, wrong)]
+    if not all(map(_is_tokens, (right, wrong))) or right.shape != wrong.shape:
         raise SettingError(
             "tokens to compare do not fit",
-            seen=f"{tuple(right.shape)} right and {tuple(wrong.shape)} wrong",
+            seen=f"{seen[0]} right and {seen[1]} wrong",
             expected="one of each for every prompt",
             fix="Pass two integer tensors [prompt].",
         )
@@ -153,14 +155,37 @@ def logit_difference(
 
     def of(batch: Batch) -> Float[Tensor, " batch"]:
         logits = batch.logits[:, 0]
+        both = torch.cat([right, wrong])
+        least, most = int(both.min()), int(both.max())
+        if least < 0 or most >= logits.shape[1]:
+            raise SettingError(
+                "tokens to compare are not in the vocabulary",
+                seen=f"ids {least} to {most}",
+                expected=f"0 to {logits.shape[1] - 1}",
+                fix="Take both from this model's tokenizer.",
+            )
         pick = [logits.gather(1, t[batch.rows].to(logits.device)[:, None])[:, 0] for t in (right, wrong)]
         return pick[0] - pick[1]
 
     return LogitMetric(name, "logits", of, (position,), worse=-1, fingerprint=digest, n_prompts=len(right))
 
 
+def _is_tokens(tokens: Any) -> bool:
+    whole = isinstance(tokens, Tensor) and not tokens.is_floating_point() and tokens.dtype != torch.bool
+    return whole and tokens.ndim == 1
+
+
+def _shape_and_type(tokens: Any) -> str:
+    return f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+
+
 def kl_to_clean(positions: Sequence[int] = (-1,), *, name: str = "kl") -> LogitMetric:
-    """Return KL(clean || ablated) of the next token, the mean over positions, in bits; 0 for the baseline."""
+    """Return KL(clean || ablated) of the next token, the mean over positions, in bits; 0 for the baseline.
+
+    Raises:
+        SettingError: Positions that are no sequence of whole numbers.
+    """
+    chosen = integers("position", positions)
 
     def of(batch: Batch) -> Float[Tensor, " batch"]:
         assert batch.clean is not None
@@ -168,7 +193,7 @@ def kl_to_clean(positions: Sequence[int] = (-1,), *, name: str = "kl") -> LogitM
         bits = _NATS * (clean.exp() * (clean - ablated)).sum(dim=-1)
         return reduce(bits, "batch pos -> batch", "mean")
 
-    return LogitMetric(name, "bits", of, tuple(positions), needs_clean=True, worse=1, fingerprint="kl")
+    return LogitMetric(name, "bits", of, chosen, needs_clean=True, worse=1, fingerprint="kl")
 
 
 def emergence_at(
@@ -214,9 +239,20 @@ def _information(
         layers=None if where_l is None else tuple(where_l),
         positions=None if where_t is None else tuple(where_t),
         space=space,
-        sigma=sigma,
+        sigma=noise_level(sigma),
         emergence=emergence,
     )
+
+
+def noise_level(sigma: Any) -> float:
+    """Return sigma as a plain number that `noise` can work with.
+
+    Raises:
+        SettingError: No number, or out of range.
+    """
+    level = number("sigma", sigma)
+    ask("noise", level, None, "alone", 0, {})
+    return level
 
 
 BY_NAME: Mapping[str, Callable[[], Metric]] = {
@@ -236,6 +272,13 @@ def named_metrics(given: Sequence[Given] | Mapping[str, Given] | Given) -> tuple
     """
     if isinstance(given, str | LogitMetric | InformationMetric) or callable(given):
         given = [given]
+    if not isinstance(given, Iterable):
+        raise SettingError(
+            "no metric",
+            seen=f"{given!r} ({type(given).__name__})",
+            expected=f"{sorted(BY_NAME)} or others",
+            fix="Name one.",
+        )
     pairs = list(given.items()) if isinstance(given, Mapping) else [(None, metric) for metric in given]
     if not pairs:
         raise SettingError(
@@ -282,6 +325,7 @@ def placed(metric: Metric, prompts: PromptSet, n_layers: int) -> Metric:
     if isinstance(metric, InformationMetric):
         return replace(
             metric,
+            sigma=noise_level(metric.sigma),
             layers=indices("layer", (-1,) if metric.layers is None else metric.layers, n_layers),
             positions=indices(
                 "position", (-1,) if metric.positions is None else metric.positions, prompts.n_positions

@@ -14,11 +14,12 @@ from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_fits_model, indices
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
-from tl_emergence.capture.spaces import Reading, Space, check_space
+from tl_emergence.capture.spaces import Reading, Space, check_space, chosen_by_default
 from tl_emergence.capture.states import capture_states
 from tl_emergence.circuits.information import macro_bits, mean_micro_bits
+from tl_emergence.circuits.metrics import noise_level
 from tl_emergence.errors import HookError, SettingError, StateError
-from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 
 _PROBE_ROWS = 3
 _REDUCE = ("mean", "none")
@@ -112,7 +113,7 @@ class EmergenceMetric:
 @contextmanager
 def emergence_metric(
     model: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
     *,
     layer: int,
     pos: int = -1,
@@ -132,11 +133,13 @@ def emergence_metric(
         mean_i [ i(h_l ; h_{l+1}) of row i ] - mean micro,
 
     at resolution sigma (`noise`). Micro is that of the tokens of `prompts` run alone in the clean model. It
-    must run the whole set in one batch, as `generic_activation_patch` does.
+    must run the whole set in one batch, as `generic_activation_patch` does. The metric sees streams, not
+    tokens: that the patched runs are of these prompts, and came to their end, is the caller's to see to.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        prompts: The prompts that the patched runs start from (the corrupted ones, where clean activations
+        prompts: A `PromptSet`, or content tokens [prompt, pos] without BOS: those that the patched runs
+            start from (the corrupted ones, where clean activations
             are patched into them).
         layer: The block; negative numbers count from the end.
         pos: The content position; negative numbers count from the end.
@@ -151,7 +154,7 @@ def emergence_metric(
 
     Raises:
         HookError: Not a TransformerLens model; from the metric: no forward pass since its last call.
-        SettingError: A layer, position, space, quantity or reduction that is not there.
+        SettingError: A layer, position, space, quantity or reduction that is not there; sigma out of range.
         TokenError: Prompts that the model cannot run.
         StateError: From the metric: a pass of other prompts, NaN or infinity.
 
@@ -169,6 +172,7 @@ def emergence_metric(
     for what, given, known in (("quantity", quantity, ("emergence", "macro")), ("reduce", reduce, _REDUCE)):
         if given not in known:
             raise SettingError(f"unknown {what}", seen=repr(given), expected=f"one of {known}", fix="Choose.")
+    prompts, sigma = as_prompt_set(prompts), noise_level(sigma)
     (block,) = indices("layer", [layer], compat.n_layers(model))
     (t,) = indices("position", [pos], prompts.n_positions)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
@@ -176,7 +180,7 @@ def emergence_metric(
     probe = with_prefix(prompts.tokens[:_PROBE_ROWS], bos).to(compat.device(model))
     report = preflight(model, probe)
     reading = Reading(report.norms, report.reasons, report.folded)
-    chosen = space or reading.default_space
+    chosen = space or chosen_by_default(reading, stacklevel=4)
     check_space(chosen, reading, (block, block + 1))
     scales, micro, device = {}, None, compat.estimation_device(model)
     if quantity == "emergence" or chosen == "resid":
@@ -218,7 +222,11 @@ def emergence_metric(
 
 
 def model_tokens(
-    model: Any, prompts: PromptSet, *, prepend_bos: bool | None = None, bos_token_id: int | None = None
+    model: Any,
+    prompts: PromptSet | Int[Tensor, "prompt pos"],
+    *,
+    prepend_bos: bool | None = None,
+    bos_token_id: int | None = None,
 ) -> Int[Tensor, "prompt input"]:
     """Return the tokens to run: the prompts behind BOS, where the model has one, on its device.
 
@@ -228,4 +236,4 @@ def model_tokens(
     """
     compat.check_model(model)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
-    return with_prefix(prompts.tokens, bos).to(compat.device(model))
+    return with_prefix(as_prompt_set(prompts).tokens, bos).to(compat.device(model))

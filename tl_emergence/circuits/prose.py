@@ -58,7 +58,11 @@ def _verdict(report: CorrelationReport, pair: PairCorrelation) -> str:
     test = f"permutation {how} gives p = {_p(pair.p)}, q = {_p(pair.q)}"
     within = bool(report.settings["within_layers"])
     if is_established(pair, within):
-        return f"The interval excludes 0 and {test}: an association over these units was established."
+        way = "larger" if pair.spearman > 0 else "smaller"
+        return (
+            f"The interval excludes 0 and {test}: an association over these units was established, a larger "
+            f"{pair.score} with a {way} {pair.effect}."
+        )
     if not excludes_0(pair.low, pair.high):
         return f"The interval includes 0 ({test}): no association was established."
     if math.isnan(pair.q):

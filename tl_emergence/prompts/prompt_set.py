@@ -150,6 +150,20 @@ def from_tokens(
     return PromptSet(kept, names, name, details=_plain_details(details))
 
 
+def as_prompt_set(prompts: PromptSet | Int[Tensor, "prompt pos"]) -> PromptSet:
+    """Return a prompt set as it is, and one of content tokens [prompt, pos].
+
+    Raises:
+        TokenError: Neither; tokens that are no prompt set (see `from_tokens`).
+
+    Example:
+        >>> import torch
+        >>> as_prompt_set(torch.tensor([[5, 7], [6, 7]]))
+        PromptSet('tokens', 2 prompts x 2 tokens)
+    """
+    return prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
+
+
 def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(details or {})))
