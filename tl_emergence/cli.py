@@ -1,4 +1,4 @@
-"""The command line, thin over the library: `run | plot | models | estimators`; others in `cli_circuits`."""
+"""The command line, thin over the library: `run | plot | models | estimators`; others in `cli_*`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_emergence.cli_circuits import ablate, correlate
+from tl_emergence.cli_experiments import experiment
 from tl_emergence.cli_session import (
     check_prompts,
     clear_work,
@@ -39,7 +40,10 @@ def run(
     model: Annotated[str, typer.Argument(help="Packaged model, checkpoint folder, or hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for result, table and figures.")],
     prompts: Annotated[
-        str, typer.Option(help="country, animal, color; a .txt or .jsonl file; openorca, openhermes.")
+        str,
+        typer.Option(
+            help="country, animal, color; persuasion (a novel); a .txt or .jsonl file; openorca, openhermes."
+        ),
     ] = "country",
     n: Annotated[str, typer.Option(help="Number of prompts; all of them for a list: all.")] = "2048",
     shots: Annotated[int | None, typer.Option(help="Entities a prompt, for lists.")] = None,
@@ -109,6 +113,7 @@ def run(
 
 app.command()(ablate)
 app.command()(correlate)
+app.command()(experiment)
 
 
 @app.command()

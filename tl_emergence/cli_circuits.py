@@ -38,7 +38,10 @@ def ablate(
     model: Annotated[str, typer.Argument(help="Packaged model, checkpoint folder, or hub name.")],
     out: Annotated[Path, typer.Option(help="Folder for effects, tables and figure.")],
     prompts: Annotated[
-        str, typer.Option(help="country, animal, color; a .txt or .jsonl file; openorca, openhermes.")
+        str,
+        typer.Option(
+            help="country, animal, color; persuasion (a novel); a .txt or .jsonl file; openorca, openhermes."
+        ),
     ] = "country",
     n: Annotated[int, typer.Option(help="Number of prompts to measure.")] = 256,
     reference_n: Annotated[

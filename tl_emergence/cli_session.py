@@ -98,20 +98,20 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(integer("threads", threads, least=1))
 
 
-def load_model(name: str) -> Any:
-    """Load a model, and say so."""
+def load_model(name: str, step: int | None = None) -> Any:
+    """Load a model, at a training step, and say so."""
     from tl_emergence.models import load
 
-    typer.echo(f"loading {name}", err=True)
-    return load(name)
+    typer.echo(f"loading {name}" + ("" if step is None else f", step {step:,}"), err=True)
+    return load(name, step=step)
 
 
 def check_prompts(name: str) -> None:
     """Refuse misspelt prompts before the model is loaded."""
     from tl_emergence.prompts import LISTS
-    from tl_emergence.prompts.sources import DATASETS
+    from tl_emergence.prompts.sources import DATASETS, TEXTS
 
-    known = (*LISTS, *DATASETS)
+    known = (*LISTS, *TEXTS, *DATASETS)
     if name not in known and not Path(name).exists():
         raise unknown_name("prompts (and no such file)", name, known)
 

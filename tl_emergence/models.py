@@ -95,6 +95,7 @@ def load(
     model_class: ModelClass = "auto",
     device: str | None = None,
     lens_name: str | None = None,
+    step: int | None = None,
 ) -> Any:
     """Load a model with unprocessed weights: packaged, from a local checkpoint, or by hub name.
 
@@ -108,6 +109,7 @@ def load(
             there is one.
         device: Where to put it; TransformerLens' own choice by default.
         lens_name: For "hooked" and a local folder: the TransformerLens name of the architecture.
+        step: Training step of the checkpoint, for hub names that have several (Pythia).
 
     Raises:
         MissingPackageError: A packaged model whose package is not installed.
@@ -128,6 +130,13 @@ def load(
             fix=f"Pass one of {sorted(PACKAGED)}, a checkpoint folder, or a hub name.",
         )
     name = str(name_or_folder)
+    if step is not None and (name in PACKAGED or Path(name).exists()):
+        raise ModelLoadError(
+            "no training steps there",
+            seen=f"step {step} of {name}",
+            expected="a hub name whose checkpoints go by steps, such as pythia-70m",
+            fix="Name the folder of each checkpoint instead, in order of training.",
+        )
     if name in PACKAGED:
         packaged = PACKAGED[name]
         folder = packaged_checkpoint(packaged)
@@ -137,7 +146,7 @@ def load(
     if Path(name).exists():
         return _load_folder(Path(name), lens_name or name, model_class, device)
     try:
-        return compat.load_by_name(name, model_class, device)
+        return compat.load_by_name(name, model_class, device, step)
     except (OSError, ValueError) as error:
         raise ModelLoadError(
             "model not found",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tl_emergence.circuits import CorrelationReport, HeadEffects
+    from tl_emergence.experiments import ExperimentResult
     from tl_emergence.results import AnyResult
 
 FIGURES = ("overview", "heatmap", "curves", "sigma", "spaces", "estimators")
@@ -69,6 +70,14 @@ def write_report(report: CorrelationReport, out: Path, figures: bool) -> None:
     typer.echo(report.summary() + "\n")
     if figures:
         save_figure(report.plot(), out / "scatter.png")
+    _say_what_is_in(out)
+
+
+def write_experiment(result: ExperimentResult, out: Path, figures: bool) -> None:
+    """Print what an experiment found; draw its figure."""
+    typer.echo(result.summary() + "\n")
+    if figures:
+        save_figure(result.plot(), out / "figure.png")
     _say_what_is_in(out)
 
 

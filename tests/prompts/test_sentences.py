@@ -10,6 +10,7 @@ import pytest
 
 from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.prompts import sentences
+from tl_emergence.prompts.sources import TEXTS
 
 TEXT = " France, Germany, Italy. Spain, China, Japan, India. Russia: Brazil, Canada, Mexico. Egypt"
 
@@ -132,6 +133,14 @@ def test_the_sources_of_the_paper_are_streamed_by_name(
     assert (
         found.tokens.tolist() == sentences([TEXT, TEXT], tokenizer, n_tokens=3, min_tokens=5).tokens.tolist()
     )
+
+
+def test_a_novel_comes_with_the_package(tokenizer: Any) -> None:
+    text = TEXTS["persuasion"].read_text(encoding="utf-8")
+    assert len(text.encode()) < 500_000 and "Kellynch Hall" in text
+    found = sentences("persuasion", tokenizer, n_tokens=3, n=50)
+    assert found.details["source"] == "persuasion" and len(found) == 50
+    assert "1817" in (TEXTS["persuasion"].parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_hub_source_out_of_reach_says_what_to_do(tokenizer: Any) -> None:

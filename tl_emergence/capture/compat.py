@@ -278,13 +278,14 @@ def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: str
     return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=hf_model.dtype).eval()
 
 
-def load_by_name(name: str, model_class: str, device: str | None) -> Any:
-    """Load a model from the hub by TransformerLens' own loader, weights unprocessed."""
+def load_by_name(name: str, model_class: str, device: str | None, step: int | None = None) -> Any:
+    """Load a model from the hub by TransformerLens' own loader, weights unprocessed, at a training step."""
+    at = {} if step is None else {"checkpoint_value": step}
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
         bridge = _class("transformer_lens.model_bridge", "TransformerBridge")
-        return bridge.boot_transformers(name, device=device).eval()
+        return bridge.boot_transformers(name, device=device, **at).eval()
     hooked_transformer = _class("transformer_lens", "HookedTransformer")
-    return hooked_transformer.from_pretrained_no_processing(name, device=device).eval()
+    return hooked_transformer.from_pretrained_no_processing(name, device=device, **at).eval()
 
 
 def _class(module: str, name: str) -> Any:

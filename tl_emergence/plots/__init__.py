@@ -5,6 +5,7 @@
 
 from tl_emergence.plots.beside import estimator_curves
 from tl_emergence.plots.drawing import Metric
+from tl_emergence.plots.experiments import experiment
 from tl_emergence.plots.heads import head_effects
 from tl_emergence.plots.heatmaps import half_blocks, heatmap, side_by_side
 from tl_emergence.plots.lines import curves, overview, sigma_curves
@@ -16,6 +17,7 @@ __all__ = [
     "at_sigma",
     "curves",
     "estimator_curves",
+    "experiment",
     "half_blocks",
     "head_effects",
     "heatmap",

@@ -16,6 +16,8 @@ DATASETS: dict[str, tuple[str, str]] = {
 }
 """Names that stand for the paper's two sources: the hub repository, and the field that holds the text."""
 
+TEXTS: dict[str, Path] = {"persuasion": Path(__file__).parent / "texts" / "persuasion.txt"}
+"""Texts that come with the package, in the public domain; `texts/README.md` names their origin."""
 
 _SUFFIXES = ("", ".txt", ".md", ".jsonl", ".ndjson")
 
@@ -26,6 +28,8 @@ def read_texts(
     """Yield texts one by one from any of the sources that `sentences` accepts; files are streamed."""
     if isinstance(texts, str) and texts.lower() in DATASETS:
         yield from _hub_texts(texts.lower(), field)
+    elif isinstance(texts, str) and texts.lower() in TEXTS:
+        yield from _file_texts(TEXTS[texts.lower()], None)
     elif isinstance(texts, str | PathLike):
         yield from _file_texts(Path(texts), field)
     else:
@@ -77,7 +81,8 @@ def _file_texts(path: Path, field: str | None) -> Iterator[str]:
         raise SettingError(
             "no such text source",
             seen=f"{name}: {error.strerror}",
-            expected=f"an iterable of strings, a .txt or .jsonl file, or one of {sorted(DATASETS)}",
+            expected="an iterable of strings, a .txt or .jsonl file, or one of "
+            f"{sorted({**TEXTS, **DATASETS})}",
             fix="Check the path; to measure a single string, pass [string]. The lists (country, animal, "
             "color) go to prompts.demonstrations.",
         ) from error

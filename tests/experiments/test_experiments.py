@@ -1,0 +1,244 @@
+"""The experiments on a small real checkpoint: what they measure, keep, refuse, and read again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tl_emergence as tle
+from tests import toys
+from tl_emergence import experiments, models
+from tl_emergence.errors import ModelLoadError, ResultFileError, SettingError, TokenError
+from tl_emergence.experiments import ExperimentResult
+from tl_emergence.experiments.claims import CLAIMS, VERDICTS
+from tl_emergence.prompts import LISTS, demonstrations
+
+pytestmark = pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
+
+WORDS = [word for word in LISTS["country"] if " " not in word]
+TEXTS = [
+    ". ".join(", ".join(WORDS[(i + k + 3 * j) % len(WORDS)] for k in range(4)) for j in range(6)) + "."
+    for i in range(30)
+]
+"""Sentences of the words that the tokenizer of the tests knows."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return models.load(str(toys.save_checkpoint(tmp_path_factory.mktemp("checkpoint"))))
+
+
+def shots(model: Any, **changes: Any) -> ExperimentResult:
+    return experiments.shots({"toy": model}, **{"most": 4, "n": (16, 64), **changes})
+
+
+def natural_text(model: Any, **changes: Any) -> ExperimentResult:
+    return experiments.natural_text({"toy": model}, **{"texts": TEXTS, "n": 24, "n_tokens": (4,), **changes})
+
+
+def model_size(model: Any, **changes: Any) -> ExperimentResult:
+    return experiments.model_size({"toy": model, "again": model}, **{"n": 32, "shots": 2, **changes})
+
+
+def training(model: Any, **changes: Any) -> ExperimentResult:
+    return experiments.training({0: lambda: model, 10: lambda: model}, **{"n": 24, **changes})
+
+
+def variance(model: Any, **changes: Any) -> ExperimentResult:
+    return experiments.variance({"toy": model}, **{"most": 4, "n": 24, "seeds": (0, 1), **changes})
+
+
+def text_sources(model: Any, **changes: Any) -> ExperimentResult:
+    written = {"other": TEXTS[5:25]}
+    settings = {"texts": TEXTS, "written": written, "n": 16, "n_tokens": 3, "n_texts": 8, "length": 60}
+    return experiments.text_sources({"toy": model}, **{**settings, **changes})
+
+
+EXPERIMENTS: list[Callable[..., ExperimentResult]] = [
+    shots, natural_text, model_size, training, variance, text_sources,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", EXPERIMENTS, ids=lambda run: run.__name__)
+def test_an_experiment_is_measured_saved_read_again_and_drawn(
+    run: Callable[..., ExperimentResult], checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module("text_sources"), "continuations", lambda *_, **__: TEXTS[:20])
+    before = {name: p.clone() for name, p in checkpoint.named_parameters()}
+    state = torch.get_rng_state()
+    found = run(checkpoint, workdir=tmp_path / "work")
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(p, before[name]) for name, p in checkpoint.named_parameters())
+    assert found.findings and all(one.claim in CLAIMS for one in found.findings)
+    assert all(one.verdict in VERDICTS for one in found.conclusions)
+    assert all(one.low <= one.value <= one.high for one in found.findings if not np.isnan(one.low))
+    found.save(tmp_path / "out")
+    again = experiments.load_experiment(tmp_path / "out")
+    assert again.summary() == found.summary() and again.settings == json.loads(json.dumps(found.settings))
+    for name, table in found.tables.items():
+        assert again.tables[name].equals(table), name
+    assert again.to_dataframe().equals(found.to_dataframe())
+    assert set(again.to_dataframe()["part"]) == set(found.parts)
+    figure = again.plot()
+    assert figure.axes and all(axes.get_ylabel() for axes in figure.axes)
+
+
+def module(name: str) -> Any:
+    """Return the module of an experiment: the package's attribute of that name is the function."""
+    return importlib.import_module(f"tl_emergence.experiments.{name}")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    calls: list[int] = []
+    measure = tle.information_emergence
+
+    def count(*given: Any, **settings: Any) -> Any:
+        calls.append(1)
+        return measure(*given, **settings)
+
+    monkeypatch.setattr(module(name), "information_emergence", count)
+    return calls
+
+
+def test_a_stopped_experiment_goes_on_where_it_was(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = variance(checkpoint)
+    measure = tle.information_emergence
+    calls: list[int] = []
+
+    def stops(*given: Any, **settings: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module("variance"), "information_emergence", stops)
+        with pytest.raises(KeyboardInterrupt):
+            variance(checkpoint, workdir=tmp_path)
+    again = counted(monkeypatch, "variance")
+    found = variance(checkpoint, workdir=tmp_path)
+    assert len(again) == 1
+    assert found.tables["correlations"].equals(whole.tables["correlations"])
+    with pytest.raises(SettingError, match="another run"):
+        variance(checkpoint, n=32, workdir=tmp_path)
+
+
+def test_the_knee_of_the_exact_curve_is_where_the_number_of_prompts_allows(checkpoint: Any) -> None:
+    found = shots(checkpoint, most=4, n=(16, 256))
+    knees = found.tables["knees"].drop_duplicates(["n"]).set_index("n")
+    # 25 countries: 4.6, 9.2, 13.8 bits. 4 bits of 16 prompts are passed by one entity, 8 of 256 by two.
+    assert knees.loc[16, "crossing"] == 1 and knees.loc[256, "crossing"] == 2
+    assert knees.loc[256, "exact_knee"] == 2
+    steps = [one for one in found.findings if "at the separator" in one.what and "macro" in one.what]
+    assert steps and all("exact: +0.00" in one.what for one in steps)
+
+
+def test_conclusions_follow_the_numbers() -> None:
+    from tl_emergence.experiments.result import with_error
+    from tl_emergence.experiments.shots import _conclusions
+
+    def said(knee: int, entity: float, separator: float) -> dict[str, str]:
+        findings = [
+            with_error("positive", "m", "emergence", entity, 0.01),
+            with_error("staircase", "m", "mean rise of macro at a new entity", entity, 0.01),
+            with_error("staircase", "m", "mean rise of macro at the separator after it", separator, 0.01),
+        ]
+        shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
+        rows = [{**shared, "n": 64, "run": run, "knee": knee} for run in ("model", "shuffled_weights")]
+        return {one.claim: one.verdict for one in _conclusions(findings, rows)}
+
+    assert said(7, 1.0, -0.1) == {"positive": "holds", "staircase": "holds", "seventh shot": "holds"}
+    assert (
+        said(2, 1.0, 0.5)["staircase"] == "holds partly"
+        and said(2, 1.0, 0.5)["seventh shot"] == "does not hold"
+    )
+    assert said(2, -1.0, 0.5) == {
+        "positive": "does not hold", "staircase": "does not hold", "seventh shot": "does not hold"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "changes", "error", "message"),
+    [
+        (shots, {"lists": []}, SettingError, "nothing to measure"),
+        (shots, {"lists": ["countries"]}, SettingError, "Did you mean 'country'"),
+        (shots, {"most": 2}, SettingError, "most out of range"),
+        (shots, {"n": [1]}, SettingError, "n out of range"),
+        (natural_text, {"texts": []}, TokenError, "too few windows"),
+        (natural_text, {"texts": ["short"]}, TokenError, "too few windows"),
+        (natural_text, {"texts": [3]}, TokenError, "a row without text"),
+        (natural_text, {"n": 5000}, SettingError, "too few windows"),
+        (natural_text, {"anchors": ["middle"]}, SettingError, "unknown anchor"),
+        (variance, {"seeds": []}, SettingError, "no seed"),
+        (variance, {"prompts": ["Atlantis", "Lemuria", "Mu", "Thule"]}, TokenError, "does not tell apart"),
+        (text_sources, {"reader": "nobody"}, SettingError, "no such reader"),
+        (text_sources, {"written": {"human": TEXTS}}, SettingError, "kept for humans"),
+        (text_sources, {"n": 5000}, SettingError, "too few windows"),
+    ],
+)
+def test_bad_input_gets_its_typed_error(
+    run: Callable[..., ExperimentResult],
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    checkpoint: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    as_shipped: None,
+) -> None:
+    monkeypatch.setattr(module("text_sources"), "continuations", lambda *_, **__: TEXTS[:20])
+    with pytest.raises(error, match=message):
+        run(checkpoint, **changes)
+
+
+def test_no_model_and_no_checkpoint_are_refused(as_shipped: None) -> None:
+    with pytest.raises(SettingError, match="no model"):
+        experiments.shots({})
+    with pytest.raises(SettingError, match="no checkpoint"):
+        experiments.training({})
+    with pytest.raises(ModelLoadError, match="no training steps there"):
+        models.load("gemma-3-270m", step=3)
+
+
+def test_a_folder_without_an_experiment_is_named(tmp_path: Path, checkpoint: Any) -> None:
+    with pytest.raises(ResultFileError, match="no experiment there"):
+        experiments.load_experiment(tmp_path)
+    training(checkpoint, n=16).save(tmp_path / "x")
+    path = tmp_path / "x" / "experiment.json"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ResultFileError):
+        experiments.load_experiment(tmp_path / "x")
+
+
+def test_errors_of_lists_are_those_of_the_logits(checkpoint: Any) -> None:
+    from tl_emergence.experiments.errors_of_lists import entity_tokens, list_errors
+
+    prompts = demonstrations("country", checkpoint, shots=3, n=12, seed=0)
+    entities = entity_tokens(LISTS["country"], checkpoint)
+    found = list_errors(checkpoint, prompts, entities, batch_size=5)
+    inputs = tle.circuits.model_tokens(checkpoint, prompts)
+    with torch.no_grad():
+        logits = checkpoint(inputs, return_type="logits")[:, -prompts.n_positions :]
+    for row, tokens in enumerate(prompts.tokens.tolist()):
+        for shot in range(2):
+            p = logits[row, 2 * shot + 1].double().softmax(dim=-1)
+            seen, best = tokens[: 2 * shot + 1 : 2], int(p.argmax())
+            left = [e for e in entities.tolist() if e not in seen]
+            wanted = {
+                "category error": float(best not in entities.tolist()),
+                "repetition": float(best in seen),
+                "category loss": -float(np.log2(float(p[left].sum()))),
+                "next-item loss": -float(np.log2(float(p[tokens[2 * shot + 2]]))),
+            }
+            for name, value in wanted.items():
+                assert float(found[name][shot, row]) == pytest.approx(value, abs=1e-4), name
+    with pytest.raises(TokenError, match="no lists"):
+        list_errors(checkpoint, tle.prompts.from_tokens(prompts.tokens[:, :3]), entities)

@@ -1,0 +1,207 @@
+"""The command `tl-emergence experiment`, thin over `tl_emergence.experiments`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_emergence.cli_session import (
+    clear_work,
+    errors_on_one_line,
+    is_finished,
+    load_model,
+    use_threads,
+    work_folder,
+)
+from tl_emergence.errors import SettingError, unknown_name
+from tl_emergence.reporting import write_experiment
+
+if TYPE_CHECKING:
+    from tl_emergence.experiments import ExperimentResult
+
+_OPTIONS = {
+    "shots": ("lists", "n", "shots", "seed"),
+    "natural-text": ("texts", "n", "seed"),
+    "model-size": ("lists", "n", "shots", "seed"),
+    "training": ("lists", "n", "seed", "steps"),
+    "variance": ("lists", "n", "shots", "seed"),
+    "text-sources": ("texts", "n", "seed", "reader"),
+}
+"""What each experiment takes besides models, spaces, sigma and batch size."""
+_SEVERAL = {"shots": ("lists", "n"), "variance": ("seed",)}
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(_OPTIONS)}.")],
+    model: Annotated[
+        list[str], typer.Argument(help="Packaged models, checkpoint folders or hub names, one or several.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for result, tables and figure.")],
+    prompt_list: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--list", help="country, animal, color, or a .txt file, one entity a line; repeat (shots)."
+        ),
+    ] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="persuasion (a novel); a .txt or .jsonl file; openorca, openhermes.")
+    ] = None,
+    n: Annotated[list[int] | None, typer.Option(help="Number of prompts; repeat (shots).")] = None,
+    shots: Annotated[int | None, typer.Option(help="Entities a prompt.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Which of the models reads; the first.")] = None,
+    step: Annotated[
+        list[int] | None,
+        typer.Option(help="Training step of a hub name; repeat. Of several models, one each."),
+    ] = None,
+    space: Annotated[list[str] | None, typer.Option(help="read, unit, resid; repeat for several.")] = None,
+    sigma: Annotated[float, typer.Option(help="Noise level.")] = 0.5,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat (variance).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts a forward pass.")] = 64,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for PyTorch; its own choice by default.")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
+) -> None:
+    """Run one of the paper's experiments on any models; stopped, it goes on where it was."""
+    with errors_on_one_line():
+        own = {
+            "lists": list(prompt_list) if prompt_list else None,
+            "texts": texts,
+            "n": list(n) if n else None,
+            "shots": shots,
+            "reader": reader,
+            "steps": list(step) if step else None,
+            "seed": list(seed) if seed else None,
+        }
+        common = {"space": list(space or ("read", "unit")), "sigma": sigma, "batch_size": batch_size}
+        asked = {"command": "experiment", "name": name, "model": list(model), **own, **common}
+        write_experiment(_measured(out, asked, threads), out, figures)
+
+
+def _measured(out: Path, asked: dict[str, Any], threads: int | None) -> ExperimentResult:
+    """Return the result that is there, or run the experiment with its parts kept, and save it."""
+    from tl_emergence import experiments
+
+    _check(asked)
+    if is_finished(out, asked):
+        return experiments.load_experiment(out / "result")
+    use_threads(threads)
+    settings = _settings(asked)
+    with work_folder(out, asked) as parts:
+        function = getattr(experiments, asked["name"].replace("-", "_"))
+        found = function(_models(asked), **settings, workdir=parts)
+        found.save(out / "result")
+    clear_work(out)
+    return found
+
+
+def _check(asked: dict[str, Any]) -> None:
+    """Refuse what cannot be before a model is loaded."""
+    from tl_emergence.capture.spaces import check_space_name
+
+    name = asked["name"]
+    if name not in _OPTIONS:
+        raise unknown_name("experiment", name, list(_OPTIONS))
+    for space in asked["space"]:
+        check_space_name(space)
+    options = {
+        option: asked[option] for option in ("lists", "texts", "n", "shots", "reader", "steps", "seed")
+    }
+    for option, value in options.items():
+        if value is not None and option not in _OPTIONS[name]:
+            raise SettingError(
+                "option without effect",
+                seen=f"--{_option(option)}",
+                expected=f"options of {name}: {', '.join('--' + _option(one) for one in _OPTIONS[name])}",
+                fix="Leave it out.",
+            )
+        one = option != "steps" and option not in _SEVERAL.get(name, ())
+        if one and isinstance(value, list) and len(value) > 1:
+            raise SettingError(
+                f"several --{_option(option)}",
+                seen=value,
+                expected="one",
+                fix=f"{name} takes one; run it again for the other.",
+            )
+
+
+def _option(name: str) -> str:
+    return {"lists": "list", "steps": "step"}.get(name, name)
+
+
+def _settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the function's own settings: what was not asked for keeps its default."""
+    name = asked["name"]
+    found = {"spaces": asked["space"], "sigma": asked["sigma"], "batch_size": asked["batch_size"]}
+    lists = None if asked["lists"] is None else [_entities(one) for one in asked["lists"]]
+    plural = {"shots": "n", "variance": "seed"}.get(name)
+    if lists is not None:
+        found |= {"lists": lists} if name == "shots" else {"prompts": lists[0]}
+    if asked["shots"] is not None:
+        found |= {"shots" if name == "model-size" else "most": asked["shots"]}
+    for option in ("n", "seed"):
+        if asked[option] is not None:
+            many = option == plural
+            found |= {
+                "seeds" if many and option == "seed" else option: asked[option] if many else asked[option][0]
+            }
+    for option in ("texts", "reader"):
+        if asked[option] is not None:
+            found[option] = asked[option]
+    return found
+
+
+def _entities(name: str) -> str | list[str]:
+    """Return the name of a list, or the entities in a file, one a line.
+
+    Raises:
+        SettingError: Neither.
+    """
+    from tl_emergence.prompts import LISTS
+
+    if name in LISTS:
+        return name
+    if not Path(name).is_file():
+        raise unknown_name("list (and no such file)", name, list(LISTS))
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            "a list that cannot be read", seen=f"{name}: {error}", expected="UTF-8, one entity a line",
+            fix="Check the file.",
+        ) from error  # fmt: skip
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _models(asked: dict[str, Any]) -> dict[Any, Any]:
+    """Return models by name; for training, functions that load them by step."""
+    names: list[str] = asked["model"]
+    if asked["name"] != "training":
+        if len({_short(name) for name in names}) < len(names):
+            raise SettingError(
+                "a model twice", seen=names, expected="models whose names differ", fix="Name each once."
+            )
+        return {_short(name): load_model(name) for name in names}
+    steps: list[int] | None = asked["steps"]
+    if len(names) == 1 and steps is not None:
+        return {step: _loader(names[0], step) for step in steps}
+    if steps is not None and len(steps) != len(names):
+        raise SettingError(
+            "steps that do not fit the models",
+            seen=f"{len(steps)} steps, {len(names)} models",
+            expected="a step for each model, or several of one hub name",
+            fix="Repeat --step, or leave it out: models are then numbered in order.",
+        )
+    numbers = range(len(names)) if steps is None else steps
+    return {step: _loader(name, None) for step, name in zip(numbers, names, strict=True)}
+
+
+def _loader(name: str, step: int | None) -> Callable[[], Any]:
+    return lambda: load_model(name, step)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,137 @@
+"""The same prompts through several models: does emergence grow with their size?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_emergence.capture.spaces import Space
+from tl_emergence.checks import integer
+from tl_emergence.emergence import information_emergence
+from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
+from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.prompts import demonstrations
+
+if TYPE_CHECKING:
+    from tl_emergence.prompts import PromptSet
+
+QUESTION = "Has a larger model more emergence on the same prompts, measured against the ceiling?"
+_LEAST_MODELS = 3
+
+
+def model_size(
+    models: Any | Models,
+    *,
+    prompts: str | Sequence[str] = "country",
+    shots: int | None = None,
+    n: int = 1024,
+    spaces: Sequence[Space] = ("read", "unit"),
+    sigma: float = 0.5,
+    seed: int = 0,
+    batch_size: int = 64,
+    workdir: str | PathLike[str] | None = None,
+) -> ExperimentResult:
+    """Measure emergence of the same lists in several models, as a part of its exact value.
+
+    The entities are one token each in every model, and the seed draws the same rows for all, so that exact
+    values are the same: share = emergence / exact emergence at the last separator, both means over blocks 1
+    and up. Absolute bits at a given sigma depend on width and norm, and models of two families differ in
+    more than size; the control with shuffled weights shows how much of a difference is of that kind.
+
+    Args:
+        models: Models with tokenizers, by name; parameters are counted.
+        prompts: "country", "animal", "color", or entities.
+        shots: Entities a prompt; what the paper used by default.
+        n: Prompts.
+        spaces: Coordinates of the states.
+        sigma: Noise level of the estimator `noise`.
+        seed: Seed of prompts and noise.
+        batch_size: Prompts a forward pass.
+        workdir: Keep finished parts there, so that an experiment that was stopped goes on.
+
+    Returns:
+        A part a model; tables `curves` and `sizes`; a conclusion on the claim "model size", which three
+        models at least can bear.
+
+    Raises:
+        SettingError: A number out of range, a work folder of another experiment.
+        TokenError: Entities that are not one token each in a model's tokenizer.
+        HookError, StateError: As `information_emergence`.
+
+    Cost: one `information_emergence` a model with the control `shuffled_weights`.
+    """
+    of = named_models(models)
+    n, seed = integer("n", n, least=8), integer("seed", seed)
+    sets = {name: demonstrations(prompts, model, shots=shots, n=n, seed=seed) for name, model in of.items()}
+    settings = {
+        "experiment": "model size",
+        "prompts": prompts if isinstance(prompts, str) else list(prompts),
+        "shots": shots, "n": n, "spaces": list(spaces), "sigma": sigma, "seed": seed,
+    }  # fmt: skip
+    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    curves, sizes = [], []
+    for name, model in of.items():
+
+        def run(work: Path | None, model: Any = model, drawn: PromptSet = sets[name]) -> Any:
+            return information_emergence(
+                model, drawn, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                controls=("shuffled_weights",), workdir=work,
+            )  # fmt: skip
+
+        parts.measure(name, run)
+        curves += curve_rows(parts.results[name], {"model": name})
+        count = sum({id(p): p.numel() for p in model.parameters()}.values())
+        for space, of_run, one in runs(parts.results[name]):
+            found = curve(one)
+            share, error = (float(x[-1] / found.exact[-1]) for x in (found.values, found.stderr))
+            row = {"model": name, "parameters": count, "space": space, "run": of_run}
+            sizes.append({**row, "share": share, "stderr": error, "exact": float(found.exact[-1])})
+    findings = tuple(_findings(sizes))
+    return ExperimentResult(
+        name="model size",
+        question=QUESTION,
+        parts=parts.results,
+        tables={"curves": frame(curves), "sizes": frame(sizes)},
+        findings=findings,
+        conclusions=tuple(_conclusions(sizes)),
+        settings=settings,
+    )
+
+
+def _findings(sizes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    for row in sizes:
+        what = "model" if row["run"] == "model" else "weights shuffled"
+        where = f"{row['model']} ({row['parameters'] / 1e6:.0f} M parameters), {row['space']}, {what}"
+        yield with_error(
+            "model size", where, "emergence as a part of exact", row["share"], row["stderr"], unit=""
+        )
+
+
+def _conclusions(sizes: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
+    said, grows = [], []
+    for space in dict.fromkeys(row["space"] for row in sizes):
+        rows = [row for row in sizes if row["space"] == space and row["run"] == "model"]
+        rows.sort(key=lambda row: row["parameters"])
+        shares = [row["share"] for row in rows]
+        far = [
+            b["share"] - a["share"] > 1.96 * np.hypot(a["stderr"], b["stderr"])
+            for a, b in itertools.pairwise(rows)
+        ]
+        grows.append(all(far))
+        said.append(f"{space}: " + " to ".join(f"{share:.2f}" for share in shares))
+    models = len({row["model"] for row in sizes})
+    verdict = "holds" if all(grows) else "holds partly" if any(grows) else "does not hold"
+    few = f"; {models} model(s) make no trend, and they differ in more than size"
+    yield Conclusion(
+        "model size",
+        "cannot be tested here" if models < _LEAST_MODELS else verdict,
+        "from the smallest to the largest, emergence as a part of exact: "
+        + "; ".join(said)
+        + (few if models < _LEAST_MODELS else ""),
+    )

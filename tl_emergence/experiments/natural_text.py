@@ -1,0 +1,183 @@
+"""Windows of natural text: does emergence rise with every token, and faster or slower than in lists?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tl_emergence.capture.spaces import Space
+from tl_emergence.checks import integer, integers
+from tl_emergence.emergence import information_emergence
+from tl_emergence.errors import SettingError
+from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
+from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.prompts import demonstrations, sentences
+
+if TYPE_CHECKING:
+    from tl_emergence.prompts import PromptSet
+
+QUESTION = "How does emergence grow over the tokens of natural text, and how over those of a list?"
+
+
+def natural_text(
+    models: Any | Models,
+    *,
+    texts: str | PathLike[str] | Iterable[str] = "persuasion",
+    n: int = 512,
+    n_tokens: Sequence[int] = (8, 16),
+    anchors: Sequence[str] = ("start", "end"),
+    beside: str | Sequence[str] = "country",
+    spaces: Sequence[Space] = ("read", "unit"),
+    sigma: float = 0.5,
+    seed: int = 0,
+    batch_size: int = 64,
+    workdir: str | PathLike[str] | None = None,
+) -> ExperimentResult:
+    """Measure emergence at every token of text windows, and of lists, with the same number of prompts.
+
+    Windows are cut by the rules of the paper (`prompts.sentences`); of those that the text has, `n` are
+    drawn. Curves are means over blocks 1 and up. With N prompts the exact curve ends at log2 N once all
+    prefixes differ, in natural text after a few tokens: a rise beyond that is the estimate's, not the
+    text's.
+
+    Args:
+        models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
+        texts: What `prompts.sentences` takes: "persuasion" (a novel that comes with the package), a file,
+            strings, "openorca", "openhermes".
+        n: Prompts a set, the same for all.
+        n_tokens: Lengths of windows.
+        anchors: Where windows lie: "start" (after a full stop), "end" (before one).
+        beside: The list to set beside them: a name or entities.
+        spaces: Coordinates of the states.
+        sigma: Noise level of the estimator `noise`.
+        seed: Seed of the draws and of the noise.
+        batch_size: Prompts a forward pass.
+        workdir: Keep finished parts there, so that an experiment that was stopped goes on.
+
+    Returns:
+        Parts `model/start-8` and so on, and `model/list`; table `curves`; conclusions on the claims "every
+        token" and "positive".
+
+    Raises:
+        SettingError: A number or anchor out of range, no text source, a work folder of another experiment.
+        TokenError: Too few windows in the texts; text that is not UTF-8; rows without text.
+        HookError, StateError: As `information_emergence`.
+
+    Cost: for each model five times `information_emergence` with the control `shuffled_weights`, by default.
+    """
+    of = named_models(models)
+    lengths = integers("length", n_tokens) or ()
+    n, seed = integer("n", n, least=8), integer("seed", seed)
+    if not lengths or not anchors:
+        raise SettingError(
+            "nothing to measure", seen="no length or no anchor", expected="one of each", fix="Name one."
+        )
+    source = texts if isinstance(texts, str | PathLike) else list(texts)
+    settings = {
+        "experiment": "natural text",
+        "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
+        "n": n, "n_tokens": list(lengths), "anchors": list(anchors),
+        "beside": beside if isinstance(beside, str) else list(beside),
+        "spaces": list(spaces), "sigma": sigma, "seed": seed,
+    }  # fmt: skip
+    # Everything that can be refused is refused before a model runs.
+    sets: dict[str, PromptSet] = {}
+    for model_name, model in of.items():
+        for anchor in anchors:
+            for length in lengths:
+                whole = sentences(source, model, n_tokens=length, anchor=anchor)  # type: ignore[arg-type]
+                sets[f"{model_name}/{anchor}-{length}"] = drawn(whole, n, seed)
+        sets[f"{model_name}/list"] = demonstrations(beside, model, n=n, seed=seed)
+    settings["prompts"] = {key: prompts.content_hash for key, prompts in sets.items()}
+    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    curves, findings = [], []
+    for key, prompts in sets.items():
+        model_name, kind = key.split("/")
+
+        def run(work: Path | None, model: Any = of[model_name], prompts: PromptSet = prompts) -> Any:
+            return information_emergence(
+                model, prompts, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                controls=("shuffled_weights",), workdir=work,
+            )  # fmt: skip
+
+        parts.measure(key, run)
+        curves += curve_rows(parts.results[key], {"model": model_name, "kind": kind})
+        for space, of_run, one in runs(parts.results[key]):
+            if of_run == "model":
+                findings += _findings(f"{model_name}, {kind}, {space}", kind, curve(one))
+    return ExperimentResult(
+        name="natural text",
+        question=QUESTION,
+        parts=parts.results,
+        tables={"curves": frame(curves)},
+        findings=tuple(findings),
+        conclusions=tuple(_conclusions(findings)),
+        settings=settings,
+    )
+
+
+def drawn(prompts: PromptSet, n: int, seed: int) -> PromptSet:
+    """Return n prompts of a set, drawn without replacement.
+
+    Raises:
+        SettingError: The set has fewer.
+    """
+    if len(prompts) < n:
+        raise SettingError(
+            "too few windows",
+            seen=f"{len(prompts)} windows of {prompts.n_positions} tokens",
+            expected=f"{n}, as in the other sets",
+            fix="Pass a smaller n, or more text.",
+        )
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+    return prompts.take(order[:n].tolist())
+
+
+def _findings(where: str, kind: str, found: Curve) -> Iterator[Finding]:
+    rises = [found.rise(t) for t in range(1, len(found.values))]
+    claim = "staircase" if kind == "list" else "every token"
+    up = sum(change - 1.96 * error > 0 for change, error in rises)
+    exact = sum(float(found.exact[t] - found.exact[t - 1]) > 1e-9 for t in range(1, len(found.values)))
+    yield Finding(
+        claim, where, f"tokens at which emergence rises, of {len(rises)} (exact: {exact})", up, unit="tokens"
+    )
+    yield with_error(
+        "positive", where, f"emergence at the last token (exact: {found.exact[-1]:.2f})",
+        float(found.values[-1]), float(found.stderr[-1]),
+    )  # fmt: skip
+    last = len(found.values) // 2
+    yield with_error(
+        claim, where, f"rise of emergence over the last {len(found.values) - last} tokens "
+        f"(exact: {found.exact[-1] - found.exact[last - 1]:+.2f})",
+        float(found.values[-1] - found.values[last - 1]),
+        float((found.stderr[-1] ** 2 + found.stderr[last - 1] ** 2) ** 0.5),
+    )  # fmt: skip
+
+
+def _conclusions(findings: Sequence[Finding]) -> Iterator[Conclusion]:
+    texts = [one for one in findings if one.claim == "every token"]
+    counts = [one for one in texts if one.unit == "tokens"]
+    late = [one for one in texts if one.unit == "bits"]
+    steps = sum(int(one.what.split(" of ")[1].split()[0]) for one in counts)
+    up = int(sum(one.value for one in counts))
+    rising, falling = sum(one.low > 0 for one in late), sum(one.high < 0 for one in late)
+    whole = up == steps
+    yield Conclusion(
+        "every token",
+        "holds" if whole else "holds partly" if up else "does not hold",
+        f"emergence rises at {up} of {steps} tokens of text. Over the second half of the windows it rises in "
+        f"{rising} of {len(late)} cells and falls in {falling}; the exact curve is the entropy of the prefix "
+        "less the mean entropy of its tokens, and stops at log2 N.",
+    )
+    last = [one for one in findings if one.claim == "positive"]
+    above = sum(one.low > 0 for one in last)
+    yield Conclusion(
+        "positive",
+        "holds" if above == len(last) else "holds partly" if above else "does not hold",
+        f"emergence at the last token is above 0 in {above} of {len(last)} cells.",
+    )

@@ -1,0 +1,112 @@
+"""The parts of an experiment: measured once each, kept, and found again when it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tl_emergence.capture import compat
+from tl_emergence.capture.fingerprint import model_fingerprint
+from tl_emergence.checkpoints import Workspace
+from tl_emergence.errors import SettingError
+from tl_emergence.files import exists, read_json, to_json, write_atomically
+from tl_emergence.results import AnyResult, EmergenceResult
+from tl_emergence.saving import load_result
+
+Models = Mapping[str, Any]
+"""Models by the names that tables and figures call them."""
+
+
+def named_models(models: Any | Models) -> dict[str, Any]:
+    """Return models by name; one model alone goes by its own.
+
+    Raises:
+        SettingError: No model.
+        HookError: Something that is no TransformerLens model.
+    """
+    found = dict(models) if isinstance(models, Mapping) else {_own_name(models): models}
+    if not found:
+        raise SettingError("no model", seen="none", expected="one or several", fix="Pass a model.")
+    for model in found.values():
+        compat.check_model(model)
+    return found
+
+
+def _own_name(model: Any) -> str:
+    compat.check_model(model)
+    return str(compat.describe(model)["model"]).rsplit("/", 1)[-1]
+
+
+class Parts:
+    """Finished parts of an experiment, in memory and, where a folder is given, on disk.
+
+    Args:
+        folder: Where to keep them; None for memory only.
+        request: What the numbers depend on: JSON values only.
+        models: The models; their weights belong to the request.
+
+    Raises:
+        SettingError: The folder holds parts of another experiment.
+    """
+
+    def __init__(self, folder: Path | None, request: Mapping[str, Any], models: Models) -> None:
+        self.results: dict[str, AnyResult] = {}
+        self._folder = folder
+        if folder is not None:
+            weights = {name: model_fingerprint(model) for name, model in models.items()}
+            version = compat.package_version("tl-emergence")
+            Workspace(folder, {**request, "weights": weights, "tl_emergence": version})
+
+    def measure(
+        self,
+        key: str,
+        run: Callable[[Path | None], AnyResult],
+        also: Callable[[AnyResult], Mapping[str, Any]] | None = None,
+    ) -> Mapping[str, Any]:
+        """Measure a part, unless it is there; return what was kept of it besides the scores.
+
+        Args:
+            key: Its name, a path below `parts`.
+            run: Measures it, given a folder in which it can go on.
+            also: JSON values to keep of it, from the result with its values prompt by prompt.
+        """
+        place = None if self._folder is None else self._folder / "parts" / key
+        if place is not None and exists(place / "kept.json"):
+            self.results[key] = load_result(place)
+            return read_json(place / "kept.json")
+        work = None if place is None else place / ".work"
+        found = run(work)
+        kept = dict(also(found)) if also else {}
+        self.results[key] = without_pointwise(found)
+        if place is not None:
+            self.results[key].save(place)
+            write_atomically(place / "kept.json", to_json(kept))
+            shutil.rmtree(place / ".work", ignore_errors=True)
+        return kept
+
+    def keep(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return JSON values that are made once, such as generated texts."""
+        path = None if self._folder is None else self._folder / "kept" / f"{key}.json"
+        if path is not None and exists(path):
+            return read_json(path)
+        found = dict(make())
+        if path is not None:
+            write_atomically(path, to_json(found))
+        return found
+
+
+def without_pointwise(result: AnyResult) -> AnyResult:
+    """Return a result without its values prompt by prompt, which are most of its size."""
+    if isinstance(result, EmergenceResult):
+        controls = {name: _one(without_pointwise(found)) for name, found in result.controls.items()}
+        return replace(result, macro_pointwise=None, micro_pointwise=None, controls=controls)
+    inner: Any = {key: without_pointwise(found) for key, found in result.items()}
+    return replace(result, results=inner)
+
+
+def _one(result: AnyResult) -> EmergenceResult:
+    assert isinstance(result, EmergenceResult)
+    return result

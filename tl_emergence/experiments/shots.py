@@ -1,0 +1,229 @@
+"""Lists of 1 to 10 entities: is the staircase the model's, or that of the prompts and their number?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_emergence.capture.spaces import Space
+from tl_emergence.checks import integer, integers
+from tl_emergence.emergence import information_emergence
+from tl_emergence.errors import SettingError
+from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
+from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.prompts import demonstrations
+
+if TYPE_CHECKING:
+    from tl_emergence.prompts import PromptSet
+
+QUESTION = "Where does emergence rise along a list, and where does it stop, as the number of prompts varies?"
+KNEE = 0.95
+"""The knee is the first shot at which macro reaches this part of its largest value over shots."""
+
+
+def shots(
+    models: Any | Models,
+    *,
+    lists: Sequence[str | Sequence[str]] = ("country",),
+    most: int = 10,
+    n: Sequence[int] = (128, 512),
+    spaces: Sequence[Space] = ("read", "unit"),
+    sigma: float = 0.5,
+    seed: int = 0,
+    batch_size: int = 64,
+    workdir: str | PathLike[str] | None = None,
+) -> ExperimentResult:
+    """Measure emergence at every position of lists of `most` entities, for several numbers of prompts.
+
+    One run of `most` shots holds all shorter lists: under causal attention the state at the j-th entity is
+    that of a list of j. Curves are means over blocks 1 and up. The knee is the first shot at which macro at
+    its separator reaches 0.95 of the largest macro at any separator. Beside it stand the knee of the exact
+    curve at the same prompts, and the shot at which the entropy of a list, log2(K! / (K - j)!) of K entities,
+    exceeds log2 N: from there on N is what any estimate can show.
+
+    Args:
+        models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
+        lists: "country", "animal", "color", or entities of your own.
+        most: Entities a prompt, 3 at least.
+        n: Numbers of prompts.
+        spaces: Coordinates of the states.
+        sigma: Noise level of the estimator `noise`.
+        seed: Seed of prompts and noise.
+        batch_size: Prompts a forward pass.
+        workdir: Keep finished parts there, so that an experiment that was stopped goes on.
+
+    Returns:
+        Parts `model/list/N`; tables `curves` and `knees`; conclusions on the claims "positive", "staircase"
+        and "seventh shot".
+
+    Raises:
+        SettingError: No list, a number out of range, a work folder of another experiment.
+        TokenError: Entities that are not one token each in a model's tokenizer.
+        HookError, StateError: As `information_emergence`.
+
+    Cost: for each model, list and N one `information_emergence` with the control `shuffled_weights`.
+    """
+    of = named_models(models)
+    names = [name if isinstance(name, str) else "own" for name in lists]
+    most, seed = integer("most", most, least=3), integer("seed", seed)
+    sizes = integers("n", n) or ()
+    if not names or not sizes or len(set(names)) < len(names):
+        raise SettingError(
+            "nothing to measure" if not names or not sizes else "a list twice",
+            seen=f"lists {names}, n {list(sizes)}",
+            expected="at least one list, each once, and one number of prompts",
+            fix="Pass lists=['country'], n=[1024]; one list of your own at a time.",
+        )
+    settings = {
+        "experiment": "shots",
+        "lists": [name if isinstance(name, str) else list(name) for name in lists],
+        "most": most, "n": list(sizes), "spaces": list(spaces), "sigma": sigma, "seed": seed,
+    }  # fmt: skip
+    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    curves, knees, findings = [], [], []
+    for model_name, model in of.items():
+        for name, entities in zip(names, lists, strict=True):
+            for size in sizes:
+                prompts = demonstrations(entities, model, shots=most, n=size, seed=seed)
+
+                def run(work: Path | None, model: Any = model, prompts: PromptSet = prompts) -> Any:
+                    return information_emergence(
+                        model, prompts, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                        controls=("shuffled_weights",), workdir=work,
+                    )  # fmt: skip
+
+                key = f"{model_name}/{name}/{size}"
+                parts.measure(key, run)
+                about = {"model": model_name, "list": name, "n": size}
+                curves += curve_rows(parts.results[key], about)
+                crossing = _crossing(prompts, size)
+                about_7 = (
+                    float(prompts.population.prefix_bits[12])
+                    if prompts.population and most >= 7
+                    else math.nan
+                )
+                for space, of_run, one in runs(parts.results[key]):
+                    row = {**about, "space": space, "run": of_run, "crossing": crossing, "bits_of_7": about_7}
+                    knees.append({**row, **_knees(curve(one, "macro"))})
+                    if of_run == "model" and size == max(sizes):
+                        where = f"{model_name}, {name}, {space}, N = {size:,}"
+                        findings += _findings(where, curve(one), curve(one, "macro"), crossing)
+                for row in knees[-2 * len(spaces) :]:
+                    if row["run"] == "model":
+                        where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
+                        findings.append(_knee_finding(where, row))
+    return ExperimentResult(
+        name="shots",
+        question=QUESTION,
+        parts=parts.results,
+        tables={"curves": frame(curves), "knees": frame(knees)},
+        findings=tuple(findings),
+        conclusions=tuple(_conclusions(findings, knees)),
+        settings=settings,
+    )
+
+
+def _crossing(prompts: PromptSet, n: int) -> int:
+    """Return the first shot at which the entropy of a list of so many entities exceeds log2 N."""
+    assert prompts.population is not None
+    at_separators = prompts.population.prefix_bits[1::2]
+    above = np.flatnonzero(at_separators.numpy() > math.log2(n))
+    return int(above[0]) + 1 if len(above) else len(at_separators) + 1
+
+
+def _knees(macro: Curve) -> dict[str, int]:
+    """Return the knees of the measured and of the exact curve, in shots."""
+    measured, exact = (
+        int(np.flatnonzero(values[1::2] >= KNEE * values[1::2].max())[0]) + 1
+        for values in (macro.values, macro.exact)
+    )
+    return {"knee": measured, "exact_knee": exact}
+
+
+def _findings(where: str, emergence: Curve, macro: Curve, crossing: int) -> Iterator[Finding]:
+    last = len(emergence.values) - 1
+    yield with_error(
+        "positive", where, "emergence at the last separator, mean over blocks",
+        float(emergence.values[last]), float(emergence.stderr[last]),
+    )  # fmt: skip
+    # Up to the crossing there is something to rise to; the first entity has none before it.
+    reach = range(2, max(3, min(crossing, (last + 1) // 2)) + 1)
+    for quantity, of in (("macro", macro), ("emergence", emergence)):
+        for what, places in (
+            ("at a new entity", [2 * shot - 2 for shot in reach]),
+            ("at the separator after it", [2 * shot - 1 for shot in reach]),
+        ):
+            rises = [of.rise(t) for t in places]
+            exact = float(np.mean([of.exact[t] - of.exact[t - 1] for t in places]))
+            yield with_error(
+                "staircase",
+                where,
+                f"mean rise of {quantity} {what}, shots {reach.start} to {reach[-1]} (exact: {exact:+.2f})",
+                float(np.mean([change for change, _ in rises])),
+                float(np.mean([error for _, error in rises])),
+            )
+
+
+def _knee_finding(where: str, row: dict[str, Any]) -> Finding:
+    said = f"knee of macro (exact {row['exact_knee']}; log2 N is passed at shot {row['crossing']})"
+    return Finding("seventh shot", where, said, float(row["knee"]), unit="shots")
+
+
+def _conclusions(findings: Sequence[Finding], knees: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
+    last = [one for one in findings if one.claim == "positive"]
+    above = sum(one.low > 0 for one in last)
+    yield Conclusion(
+        "positive",
+        "holds" if above == len(last) else "holds partly" if above else "does not hold",
+        f"emergence at the last separator is above 0 in {above} of {len(last)} cells; so it is with shuffled "
+        "weights, and the exact value is the entropy of the prompts.",
+    )
+    steps = [one for one in findings if one.claim == "staircase" and "of macro" in one.what]
+    entities, separators = (
+        [one for one in steps if what in one.what] for what in ("new entity", "separator after")
+    )
+    rises, stays = sum(one.low > 0 for one in entities), sum(one.low <= 0 for one in separators)
+    fits = rises == len(entities) and stays == len(separators)
+    yield Conclusion(
+        "staircase",
+        "holds" if fits else "holds partly" if rises else "does not hold",
+        f"macro rises at new entities in {rises} of {len(entities)} cells and does not at the separators in "
+        f"{stays} of {len(separators)}. The exact curve has the same steps: they are the entropy of the "
+        "prefix, whatever the model.",
+    )
+    trained = [row for row in knees if row["run"] == "model"]
+    knee = sorted({row["knee"] for row in trained})
+    same, near = (sum(abs(r["knee"] - r["exact_knee"]) <= far for r in trained) for far in (0, 1))
+    control = [row for row in knees if row["run"] != "model"]
+    alike = sum(abs(row["knee"] - row["exact_knee"]) <= 1 for row in control)
+    sizes = sorted({row["n"] for row in knees})
+    moves, of_7 = _moves(trained), trained[0]["bits_of_7"]
+    needed = (
+        ""
+        if math.isnan(of_7)
+        else f"; log2 N reaches 7 shots of {trained[0]['list']} at 2^{of_7:.0f} prompts"
+    )
+    yield Conclusion(
+        "seventh shot",
+        "does not hold" if max(knee) < 6 else "holds partly" if min(knee) < 6 else "holds",
+        f"with N from {sizes[0]:,} to {sizes[-1]:,} the knee sits at shot {knee[0]} to {knee[-1]}: that of "
+        f"the exact curve in {same} of {len(trained)} cells, within one shot of it in {near} ({alike} of "
+        f"{len(control)} with shuffled weights). It {moves}{needed}.",
+    )
+
+
+def _moves(rows: Sequence[dict[str, Any]]) -> str:
+    """Say whether knees move with N."""
+    by_cell: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
+    for row in rows:
+        cell = (row["model"], row["list"], row["space"])
+        by_cell.setdefault(cell, []).append((row["n"], row["knee"], row["exact_knee"]))
+    later = sum(max(of)[1] > min(of)[1] for of in by_cell.values())
+    exact = sum(max(of)[2] > min(of)[2] for of in by_cell.values())
+    return f"moves to a later shot with N in {later} of {len(by_cell)} (exact: in {exact})"

@@ -1,0 +1,203 @@
+"""Texts by humans and by models, read by one model: whose tokens make the difference?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_emergence.capture.spaces import Space
+from tl_emergence.checks import integer
+from tl_emergence.emergence import information_emergence
+from tl_emergence.errors import SettingError
+from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
+from tl_emergence.experiments.generation import continuations
+from tl_emergence.experiments.matching import alike, token_entropy
+from tl_emergence.experiments.natural_text import drawn
+from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.prompts import sentences
+from tl_emergence.prompts.sources import read_texts
+
+if TYPE_CHECKING:
+    from tl_emergence.prompts import PromptSet
+
+QUESTION = "Has text by models more emergence than text by humans, once their tokens are equally varied?"
+HUMAN = "human"
+_OPENING_WORDS = 20
+
+
+def text_sources(
+    models: Any | Models,
+    *,
+    reader: str | None = None,
+    texts: str | PathLike[str] | Iterable[str] = "persuasion",
+    written: Mapping[str, Sequence[str]] | None = None,
+    n_texts: int = 192,
+    length: int = 100,
+    n_tokens: int = 8,
+    n: int = 200,
+    spaces: Sequence[Space] = ("read", "unit"),
+    sigma: float = 0.5,
+    seed: int = 0,
+    batch_size: int = 64,
+    workdir: str | PathLike[str] | None = None,
+) -> ExperimentResult:
+    """Let models continue openings of a human text; measure a reader's emergence on windows of each source.
+
+    Twice, with the same number of windows of the same length: *unmatched*, windows drawn at random;
+    *matched*, drawn so that the mean entropy of their tokens, the exact micro, agrees between sources
+    (`matching.alike`). With equal N and length the cap is the same, so that what the vocabulary alone does
+    shows in the difference between the two. Emergence is that at the last token, the mean over blocks 1 and
+    up.
+
+    Args:
+        models: The models that write, by name; one of them reads.
+        reader: The name of the reader; the first by default.
+        texts: Human text: what `prompts.sentences` takes.
+        written: More sources: texts by name, such as what large models wrote.
+        n_texts: Openings to continue.
+        length: Tokens that each continuation has.
+        n_tokens: Tokens a window.
+        n: Windows a source.
+        spaces: Coordinates of the reader's states.
+        sigma: Noise level of the estimator `noise`.
+        seed: Seed of openings, sampling, draws and noise.
+        batch_size: Prompts a forward pass, in reading.
+        workdir: Keep texts and finished parts there, so that an experiment that was stopped goes on.
+
+    Returns:
+        Parts `source/unmatched` and `source/matched`; tables `curves` and `sources`; a conclusion on the
+        claim "text sources".
+
+    Raises:
+        SettingError: A reader that is not among the models, a number out of range, too few windows of a
+            source.
+        TokenError: A text source that is empty, too short, no text, or not UTF-8.
+        HookError, StateError: As `information_emergence`.
+
+    Cost: n_texts x length tokens of sampling a model, most of the time; two `information_emergence` a source.
+    """
+    of = named_models(models)
+    who = next(iter(of)) if reader is None else reader
+    if who not in of or HUMAN in {*of, *(written or {})}:
+        raise SettingError(
+            "no such reader" if who not in of else "a source of that name is kept for humans",
+            seen=repr(who), expected=f"one of {list(of)}; {HUMAN!r} is the text given",
+            fix="Name one of the models.",
+        )  # fmt: skip
+    n, seed = integer("n", n, least=16), integer("seed", seed)
+    source = texts if isinstance(texts, str | PathLike) else list(texts)
+    human: PromptSet = sentences(source, of[who], n_tokens=n_tokens)  # type: ignore[arg-type]
+    openings = _openings(source, integer("n_texts", n_texts, least=1), seed)
+    settings = {
+        "experiment": "text sources", "reader": who,
+        "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
+        "prompts": human.content_hash, "written": {k: len(v) for k, v in (written or {}).items()},
+        "n_texts": n_texts, "length": length, "n_tokens": n_tokens, "n": n,
+        "spaces": list(spaces), "sigma": sigma, "seed": seed,
+    }  # fmt: skip
+    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    pools = {HUMAN: human}
+    by_models = {
+        name: parts.keep(
+            f"texts-{name}",
+            lambda model=model: {"texts": continuations(model, openings, n_tokens=length, seed=seed)},
+        )["texts"]
+        for name, model in of.items()
+    }
+    for name, found in {**by_models, **(written or {})}.items():
+        pools[name] = sentences(list(found), of[who], n_tokens=n_tokens, min_tokens=n_tokens, min_stops=1)
+    plain = {name: drawn(pool, n, seed) for name, pool in pools.items()}
+    sets = {"unmatched": plain, "matched": alike(pools, n, seed)}
+    curves, rows = [], []
+    for name in pools:
+        for how in sets:
+            prompts = sets[how][name]
+
+            def run(work: Path | None, prompts: PromptSet = prompts) -> Any:
+                return information_emergence(
+                    of[who], prompts, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                    controls=("shuffled_weights",), workdir=work,
+                )  # fmt: skip
+
+            key = f"{name}/{how}"
+            parts.measure(key, run)
+            curves += curve_rows(parts.results[key], {"source": name, "how": how})
+            for space, of_run, one in runs(parts.results[key]):
+                found = curve(one)
+                value, error, exact = (float(x[-1]) for x in (found.values, found.stderr, found.exact))
+                rows.append(
+                    {
+                        "source": name, "how": how, "space": space, "run": of_run, "value": value,
+                        "stderr": error, "exact": exact, "token entropy": token_entropy(prompts),
+                        "windows": len(pools[name]), "n": n,
+                    }
+                )  # fmt: skip
+    findings = tuple(_findings(rows))
+    return ExperimentResult(
+        name="text sources",
+        question=QUESTION,
+        parts=parts.results,
+        tables={"curves": frame(curves), "sources": frame(rows)},
+        findings=findings,
+        conclusions=tuple(_conclusions(rows, findings)),
+        settings=settings,
+    )
+
+
+def _openings(source: Any, n: int, seed: int) -> list[str]:
+    """Return n paragraphs long enough to open with, drawn with a seed."""
+    long = [text for text in read_texts(source, None) if len(text.split()) >= _OPENING_WORDS]
+    order = np.random.default_rng(seed).permutation(len(long))
+    return [long[i] for i in order[:n]]
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield source - human, for each source, matching, space and run."""
+    human = {(row["how"], row["space"], row["run"]): row for row in rows if row["source"] == HUMAN}
+    for row in rows:
+        if row["source"] != HUMAN:
+            base = human[row["how"], row["space"], row["run"]]
+            yield {
+                **row,
+                "difference": row["value"] - base["value"],
+                "error": float(np.hypot(row["stderr"], base["stderr"])),
+                "exact difference": row["exact"] - base["exact"],
+            }
+
+
+def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    for row in rows:
+        if row["run"] == "model":
+            yield with_error(
+                "text sources", f"{row['source']}, {row['how']}, {row['space']}",
+                f"emergence (exact {row['exact']:.2f}; token entropy {row['token entropy']:.2f} bits)",
+                row["value"], row["stderr"],
+            )  # fmt: skip
+    for row in _differences(rows):
+        run = "" if row["run"] == "model" else ", weights shuffled"
+        yield with_error(
+            "text sources", f"{row['source']} - {HUMAN}, {row['how']}, {row['space']}{run}",
+            f"difference of emergence (exact: {row['exact difference']:+.2f})", row["difference"],
+            row["error"],
+        )  # fmt: skip
+
+
+def _conclusions(rows: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> Iterator[Conclusion]:
+    told, above = [], {}
+    for how in ("unmatched", "matched"):
+        of = [row for row in _differences(rows) if row["how"] == how and row["run"] == "model"]
+        up = sum(row["difference"] > 1.96 * row["error"] for row in of)
+        down = sum(row["difference"] < -1.96 * row["error"] for row in of)
+        above[how] = (up, len(of))
+        told.append(f"{how}: higher than the human text in {up} of {len(of)} cells, lower in {down}")
+    up, count = above["matched"]
+    yield Conclusion(
+        "text sources",
+        "holds" if up == count else "holds partly" if up else "does not hold",
+        "; ".join(told) + f". The writers were {len({r['source'] for r in rows}) - 1} small models.",
+    )

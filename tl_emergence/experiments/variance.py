@@ -1,0 +1,271 @@
+"""The spread of emergence over prompts, against what the model gets wrong on the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tl_emergence.capture.spaces import Space
+from tl_emergence.checks import integer, integers
+from tl_emergence.circuits.units import block_values
+from tl_emergence.emergence import information_emergence
+from tl_emergence.errors import SettingError
+from tl_emergence.experiments.curves import frame, runs
+from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors
+from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
+from tl_emergence.prompts import LISTS, demonstrations
+from tl_emergence.results import AnyResult
+
+if TYPE_CHECKING:
+    from tl_emergence.prompts import PromptSet
+
+QUESTION = "Does the spread of emergence over prompts follow the errors that the model makes on them?"
+RESAMPLES = 1000
+
+
+def variance(
+    models: Any | Models,
+    *,
+    prompts: str | Sequence[str] = "country",
+    most: int = 10,
+    n: int = 512,
+    seeds: Sequence[int] = (0, 1, 2),
+    spaces: Sequence[Space] = ("read", "unit"),
+    sigma: float = 0.5,
+    batch_size: int = 64,
+    workdir: str | PathLike[str] | None = None,
+) -> ExperimentResult:
+    """Set the spread of pointwise emergence at each shot beside the model's errors there.
+
+    For each seed, a set of n lists of its own. At the separator of shot j = 1..most-1, from which the model
+    foretells entity j + 1: the standard deviation over prompts of the pointwise emergence (the mean over
+    blocks 1 and up), and that of the mean over prompts over blocks; category errors, repetitions, category
+    loss and next-item loss (`list_errors`). Two correlations of each pair, by Spearman:
+
+    * over shots: the spread at j with the mean error at j, the mean over seeds; 95 % interval by resampling
+      prompts, values held fixed. Shots are few and ordered: any two trends correlate.
+    * over prompts: how far a prompt's emergence lies from the mean, |e_i - mean|, with its error, within each
+      shot; the mean over shots and seeds, its interval by resampling prompts.
+
+    Args:
+        models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
+        prompts: "country", "animal", "color", or entities.
+        most: Entities a prompt, 4 at least.
+        n: Prompts a seed.
+        seeds: Seeds of prompts and noise.
+        spaces: Coordinates of the states.
+        sigma: Noise level of the estimator `noise`.
+        batch_size: Prompts a forward pass.
+        workdir: Keep finished parts there, so that an experiment that was stopped goes on.
+
+    Returns:
+        Parts `model/seed-0`; tables `spread` (one row a shot, seed and space) and `correlations`; a
+        conclusion on the claim "variance".
+
+    Raises:
+        SettingError: A number out of range, no seed, a work folder of another experiment.
+        TokenError: Entities that are not one token each in a model's tokenizer.
+        HookError, StateError: As `information_emergence`.
+
+    Cost: one `information_emergence` and one forward pass a model and seed; some seconds of resampling.
+    """
+    of = named_models(models)
+    most, n, chosen = integer("most", most, least=4), integer("n", n, least=16), integers("seed", seeds) or ()
+    if not chosen:
+        raise SettingError("no seed", seen="none", expected="one or several", fix="Pass seeds=[0, 1, 2].")
+    entities = LISTS[prompts] if isinstance(prompts, str) and prompts in LISTS else prompts
+    settings = {
+        "experiment": "variance",
+        "prompts": prompts if isinstance(prompts, str) else list(prompts),
+        "most": most, "n": n, "seeds": list(chosen), "spaces": list(spaces), "sigma": sigma,
+    }  # fmt: skip
+    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    spread, correlations = [], []
+    for model_name, model in of.items():
+        kept = {}
+        for seed in chosen:
+            drawn = demonstrations(prompts, model, shots=most, n=n, seed=seed)
+
+            def run(work: Path | None, model: Any = model, drawn: PromptSet = drawn, seed: int = seed) -> Any:
+                return information_emergence(
+                    model, drawn, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                    workdir=work,
+                )  # fmt: skip
+
+            def also(result: AnyResult, model: Any = model, drawn: PromptSet = drawn) -> Mapping[str, Any]:
+                tokens = entity_tokens(entities, model)
+                errors = list_errors(model, drawn, tokens, batch_size=batch_size)
+                return {
+                    "emergence": {space: _pointwise(one) for space, _, one in runs(result)},
+                    "over layers": {space: _over_layers(one) for space, _, one in runs(result)},
+                    "errors": {name: values.tolist() for name, values in errors.items()},
+                }
+
+            kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
+        for space in spaces:
+            spread += _spread(model_name, space, kept)
+            correlations += _correlations(model_name, space, kept)
+    findings = tuple(_findings(correlations))
+    return ExperimentResult(
+        name="variance",
+        question=QUESTION,
+        parts=parts.results,
+        tables={"spread": frame(spread), "correlations": frame(correlations)},
+        findings=findings,
+        conclusions=tuple(_conclusions(correlations, spread)),
+        settings=settings,
+    )
+
+
+def _pointwise(result: Any) -> list[list[float]]:
+    """Return emergence at the separator of each shot but the last, prompt by prompt, the mean over blocks."""
+    inner = [row for row, layer in enumerate(result.layers) if layer > 0]
+    separators = result.positions[1:-1:2]
+    return [block_values(result, positions=[t]).values[inner].mean(dim=0).tolist() for t in separators]
+
+
+def _over_layers(result: Any) -> list[float]:
+    """Return the standard deviation over blocks of emergence at the separator of each shot but the last."""
+    inner = [row for row, layer in enumerate(result.layers) if layer > 0]
+    return result.emergence[inner][:, 1:-1:2].std(dim=0, correction=min(1, len(inner) - 1)).tolist()
+
+
+def _arrays(
+    space: str, kept: Mapping[int, Mapping[str, Any]]
+) -> Iterator[tuple[int, Float[np.ndarray, "shot prompt"], dict[str, Float[np.ndarray, "shot prompt"]]]]:
+    for seed, found in kept.items():
+        errors = {name: np.array(found["errors"][name]) for name in ERRORS}
+        yield seed, np.array(found["emergence"][space]), errors
+
+
+def _spread(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for seed, emergence, errors in _arrays(space, kept):
+        for j in range(len(emergence)):
+            rows.append(
+                {
+                    "model": model, "space": space, "seed": seed, "shot": j + 1,
+                    "emergence": float(emergence[j].mean()),
+                    "sd over prompts": float(emergence[j].std(ddof=1)),
+                    "sd over blocks": float(kept[seed]["over layers"][space][j]),
+                    **{name: float(values[j].mean()) for name, values in errors.items()},
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _correlations(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    rows = []
+    drawn = {
+        seed: generator.integers(0, emergence.shape[1], (RESAMPLES, emergence.shape[1]))
+        for seed, emergence, _ in _arrays(space, kept)
+    }
+    for error in ERRORS:
+        for over, statistic in (("shots", _over_shots), ("prompts", _over_prompts)):
+            estimate, replicates, each = [], [], []
+            for seed, emergence, errors in _arrays(space, kept):
+                pair = emergence, errors[error]
+                each.append(statistic(*pair))
+                estimate.append(each[-1])
+                count = RESAMPLES if over == "shots" else RESAMPLES // 4
+                replicates.append([statistic(*(x[:, draw] for x in pair)) for draw in drawn[seed][:count]])
+            value = float(np.mean(estimate))
+            means = np.mean(replicates, axis=0)
+            low, high = (
+                np.quantile(means[~np.isnan(means)], [0.025, 0.975]) if not np.isnan(value) else (np.nan,) * 2
+            )
+            rows.append(
+                {
+                    "model": model, "space": space, "over": over, "error": error, "spearman": value,
+                    "low": float(low), "high": float(high),
+                    "lowest seed": float(np.min(each)), "highest seed": float(np.max(each)),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _over_shots(
+    emergence: Float[np.ndarray, "shot prompt"], error: Float[np.ndarray, "shot prompt"]
+) -> float:
+    return _spearman(emergence.std(axis=1), error.mean(axis=1))
+
+
+def _over_prompts(
+    emergence: Float[np.ndarray, "shot prompt"], error: Float[np.ndarray, "shot prompt"]
+) -> float:
+    far = np.abs(emergence - emergence.mean(axis=1, keepdims=True))
+    found = [_spearman(a, b) for a, b in zip(far, error, strict=True)]
+    known = [value for value in found if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Spearman's correlation; NaN where one of the two does not vary."""
+    from scipy.stats import rankdata
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    for row in correlations:
+        sides = "spread with mean" if row["over"] == "shots" else "distance from the mean with"
+        yield Finding(
+            "variance",
+            f"{row['model']}, {row['space']}, over {row['over']}",
+            f"Spearman, {sides} {row['error']} "
+            f"(seeds {row['lowest seed']:+.2f} to {row['highest seed']:+.2f})",
+            row["spearman"], row["low"], row["high"], unit="",
+        )  # fmt: skip
+
+
+def _conclusions(
+    correlations: Sequence[Mapping[str, Any]], spread: Sequence[Mapping[str, Any]]
+) -> Iterator[Conclusion]:
+    known = [row for row in correlations if not np.isnan(row["spearman"])]
+    signs = {over: _signs([row for row in known if row["over"] == over]) for over in ("shots", "prompts")}
+    peaks = _peaks(spread)
+    same = sum(at == worst for at, worst in peaks)
+    ups = sum(row["low"] > 0 for row in known)
+    whole = same == len(peaks) and ups == len(known)
+    verdict = "holds" if whole else "holds partly" if same or ups else "does not hold"
+    yield Conclusion(
+        "variance",
+        verdict,
+        f"the spread over prompts peaks at shots {_range([at for at, _ in peaks])}; the model errs most "
+        f"(next-item loss) at shots {_range([worst for _, worst in peaks])}; the two fall together in {same} "
+        f"of {len(peaks)} runs. Correlations whose interval excludes 0: over shots {signs['shots']}; over "
+        f"prompts {signs['prompts']}.",
+    )
+
+
+def _peaks(spread: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Return, for each model, space and seed, the shots of the largest spread and of the largest loss."""
+    cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in spread:
+        cells.setdefault((row["model"], row["space"], row["seed"]), []).append(row)
+    return [
+        (
+            max(rows, key=lambda row: row["sd over prompts"])["shot"],
+            max(rows, key=lambda row: row["next-item loss"])["shot"],
+        )
+        for rows in cells.values()
+    ]
+
+
+def _signs(rows: Sequence[Mapping[str, Any]]) -> str:
+    up, down = sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
+    return f"{up} positive and {down} negative of {len(rows)}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
