@@ -52,12 +52,14 @@ def training(model: Any, **changes: Any) -> ExperimentResult:
 
 
 def variance(model: Any, **changes: Any) -> ExperimentResult:
-    return experiments.variance({"toy": model}, **{"most": 4, "n": 24, "seeds": (0, 1), **changes})
+    return experiments.variance(
+        {"toy": model}, **{"most": 4, "n": 24, "seeds": (0, 1), "resamples": 40, **changes}
+    )
 
 
 def text_sources(model: Any, **changes: Any) -> ExperimentResult:
     written = {"other": TEXTS[5:25]}
-    settings = {"texts": TEXTS, "written": written, "n": 16, "n_tokens": 3, "n_texts": 8, "length": 60}
+    settings = {"texts": TEXTS, "written": written, "n": 16, "n_tokens": 3, "n_texts": 8}
     return experiments.text_sources({"toy": model}, **{**settings, **changes})
 
 
@@ -179,6 +181,7 @@ def test_conclusions_follow_the_numbers() -> None:
         (natural_text, {"n": 5000}, SettingError, "too few windows"),
         (natural_text, {"anchors": ["middle"]}, SettingError, "unknown anchor"),
         (variance, {"seeds": []}, SettingError, "no seed"),
+        (variance, {"resamples": 3}, SettingError, "resamples out of range"),
         (variance, {"prompts": ["Atlantis", "Lemuria", "Mu", "Thule"]}, TokenError, "does not tell apart"),
         (text_sources, {"reader": "nobody"}, SettingError, "no such reader"),
         (text_sources, {"written": {"human": TEXTS}}, SettingError, "kept for humans"),

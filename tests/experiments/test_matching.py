@@ -12,7 +12,7 @@ import torch
 from tests import toys
 from tl_emergence import models
 from tl_emergence.errors import SettingError, TokenError
-from tl_emergence.experiments.generation import continuations
+from tl_emergence.experiments.generation import continuations, up_to_full_stops
 from tl_emergence.experiments.matching import alike, token_entropy
 from tl_emergence.prompts import PromptSet, from_tokens
 
@@ -63,7 +63,8 @@ OPENINGS = ["France, Germany, Italy, Spain", "China, Japan, India, Russia", "x"]
 def test_continuations_are_sampled_with_a_seed_and_leave_the_global_generator(checkpoint: Any) -> None:
     state = torch.get_rng_state()
     first, again, other = (
-        continuations(checkpoint, OPENINGS, n_tokens=6, opening_tokens=4, seed=seed) for seed in (0, 0, 1)
+        continuations(checkpoint, OPENINGS, n_tokens=6, opening_tokens=4, seed=seed, batch_size=1)
+        for seed in (0, 0, 1)
     )
     assert torch.equal(state, torch.get_rng_state())
     assert len(first) == 2 and first == again and first != other  # "x" is too short to open with
@@ -77,3 +78,22 @@ def test_openings_and_temperatures_that_cannot_be_are_refused(checkpoint: Any) -
     for temperature in (0.0, math.nan, -1.0):
         with pytest.raises(SettingError, match="temperature"):
             continuations(checkpoint, OPENINGS, temperature=temperature)
+
+
+def test_sampling_cold_is_the_likeliest_token_of_a_whole_pass(checkpoint: Any) -> None:
+    """No cache of keys and values stands between: each token is that of the model on all before it."""
+    (text,) = continuations(checkpoint, OPENINGS[:1], n_tokens=3, opening_tokens=4, temperature=1e-6)
+    tokenizer = checkpoint.tokenizer
+    ids = tokenizer(OPENINGS[0], add_special_tokens=False).input_ids[-4:]
+    for _ in range(3):
+        with torch.no_grad():
+            logits = checkpoint(torch.tensor([[tokenizer.bos_token_id, *ids]]), return_type="logits")
+        ids.append(int(logits[0, -1].argmax()))
+    kept = ids[4:]
+    end = tokenizer.eos_token_id
+    wanted = kept[: kept.index(end)] if end in kept else kept
+    assert text == tokenizer.decode(wanted, skip_special_tokens=True)
+
+
+def test_openings_end_with_a_full_stop() -> None:
+    assert up_to_full_stops(["Mr. A went. He", "none", "3.5 of it. "]) == ["Mr.", "Mr. A went.", "3.5 of it."]

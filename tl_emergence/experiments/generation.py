@@ -1,20 +1,31 @@
-"""Text by a model, for the comparison of text sources: continuations of openings that a human wrote."""
+"""Text by a model, for the comparison of text sources: what it writes after sentences that a human wrote."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from tl_emergence.capture import compat
+from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import SettingError
 from tl_emergence.prompts.tokenizer import encode, tokenizer_of
 
-_BATCH = 32
+_STOP = re.compile(r"\w\.(?=\s)")
+
+
+def up_to_full_stops(texts: Iterable[str]) -> list[str]:
+    """Return, for every full stop inside a text, the text up to and with it.
+
+    Example:
+        >>> up_to_full_stops(["She went. He stayed. They met"])
+        ['She went.', 'She went. He stayed.']
+    """
+    return [text[: found.end()] for text in texts for found in _STOP.finditer(text)]
 
 
 @torch.no_grad()
@@ -22,36 +33,39 @@ def continuations(
     model: Any,
     openings: Sequence[str],
     *,
-    n_tokens: int = 100,
-    opening_tokens: int = 12,
+    n_tokens: int = 16,
+    opening_tokens: int = 16,
     temperature: float = 1.0,
     seed: int = 0,
+    batch_size: int = 128,
 ) -> list[str]:
-    """Return a continuation of each opening, the opening left out, by sampling at a temperature.
+    """Return what a model writes after each opening, by sampling at a temperature.
+
+    Every token is sampled from a whole forward pass, without a cache of keys and values: that of
+    TransformerBridge 4.3 is not read back, and gives noise (seen with transformers 5).
 
     Args:
-        model: A HookedTransformer or TransformerBridge with a tokenizer and `generate`.
-        openings: Texts; the first `opening_tokens` tokens of each are shown to the model.
-        n_tokens: Tokens to sample; fewer where the model ends its text.
+        model: A HookedTransformer or TransformerBridge with a tokenizer.
+        openings: Texts; the last `opening_tokens` tokens of each are shown, shorter ones are left out.
+        n_tokens: Tokens to sample; what follows an end of text is cut off.
         opening_tokens: Tokens shown.
-        temperature: Of the sampling; nothing is cut off (no top-k, no top-p).
-        seed: Seed of the sampling. Global random state is put back afterwards.
+        temperature: Of the sampling; nothing else is cut off (no top-k, no top-p).
+        seed: Seed of the sampling. Global random state is not touched.
+        batch_size: Openings a forward pass.
 
     Raises:
         SettingError: No opening that is long enough, a number out of range.
 
-    Cost: `n_tokens` forward passes a batch of 32, with the model's own cache of keys and values.
+    Cost: `n_tokens` forward passes, with logits at the last position only.
     """
-    n_tokens, shown = (
-        integer("n_tokens", n_tokens, least=1),
-        integer("opening_tokens", opening_tokens, least=1),
-    )
+    n_tokens = integer("n_tokens", n_tokens, least=1)
+    shown = integer("opening_tokens", opening_tokens, least=1)
     if not 0 < number("temperature", temperature) < float("inf"):
         raise SettingError(
             "temperature out of range", seen=temperature, expected="a number above 0", fix="Pass 1.0."
         )
     tokenizer = tokenizer_of(model)
-    ids = [encode(tokenizer, text)[:shown] for text in openings]
+    ids = [encode(tokenizer, text)[-shown:] for text in openings]
     ids = [row for row in ids if len(row) == shown]
     if not ids:
         raise SettingError(
@@ -60,20 +74,21 @@ def continuations(
             expected="at least one",
             fix="Pass longer texts, or a smaller opening_tokens.",
         )
-    inputs = with_prefix(torch.tensor(ids), compat.bos_token(model, None, None)).to(compat.device(model))
-    end = getattr(tokenizer, "eos_token_id", None)
+    inputs = with_prefix(torch.tensor(ids), compat.bos_token(model, None, None))
+    generator = torch.Generator().manual_seed(integer("seed", seed))
     texts = []
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        torch.manual_seed(integer("seed", seed))
-        # TransformerLens calls transformers by an argument that a later version will rename.
-        warnings.simplefilter("ignore", FutureWarning)
-        for batch in inputs.split(_BATCH):
-            found = model.generate(
-                batch, max_new_tokens=n_tokens, do_sample=True, temperature=float(temperature),
-                stop_at_eos=False, verbose=False,
-            )  # fmt: skip
-            for row in found[:, batch.shape[1] :].tolist():
-                kept = row[: row.index(end)] if end in row else row
-                texts.append(tokenizer.decode(kept, skip_special_tokens=True))
+    for batch in inputs.split(integer("batch size", batch_size, least=1)):
+        rows = batch
+        for _ in range(n_tokens):
+            logits = run_edited(model, rows.to(compat.device(model)), logits_at=[rows.shape[1] - 1])
+            assert logits is not None
+            p = (logits[:, 0].double().cpu() / float(temperature)).softmax(dim=-1)
+            rows = torch.cat([rows, torch.multinomial(p, 1, generator=generator)], dim=1)
+        texts += [_text(tokenizer, row) for row in rows[:, batch.shape[1] :].tolist()]
     return texts
+
+
+def _text(tokenizer: Any, tokens: list[int]) -> str:
+    end = getattr(tokenizer, "eos_token_id", None)
+    kept = tokens[: tokens.index(end)] if end in tokens else tokens
+    return tokenizer.decode(kept, skip_special_tokens=True)

@@ -102,18 +102,18 @@ def shots(
                 parts.measure(key, run)
                 about = {"model": model_name, "list": name, "n": size}
                 curves += curve_rows(parts.results[key], about)
-                crossing = _crossing(prompts, size)
+                passed = crossing(prompts, size)
                 about_7 = (
                     float(prompts.population.prefix_bits[12])
                     if prompts.population and most >= 7
                     else math.nan
                 )
                 for space, of_run, one in runs(parts.results[key]):
-                    row = {**about, "space": space, "run": of_run, "crossing": crossing, "bits_of_7": about_7}
+                    row = {**about, "space": space, "run": of_run, "crossing": passed, "bits_of_7": about_7}
                     knees.append({**row, **_knees(curve(one, "macro"))})
                     if of_run == "model" and size == max(sizes):
                         where = f"{model_name}, {name}, {space}, N = {size:,}"
-                        findings += _findings(where, curve(one), curve(one, "macro"), crossing)
+                        findings += _findings(where, curve(one), curve(one, "macro"), passed)
                 for row in knees[-2 * len(spaces) :]:
                     if row["run"] == "model":
                         where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
@@ -129,7 +129,7 @@ def shots(
     )
 
 
-def _crossing(prompts: PromptSet, n: int) -> int:
+def crossing(prompts: PromptSet, n: int) -> int:
     """Return the first shot at which the entropy of a list of so many entities exceeds log2 N."""
     assert prompts.population is not None
     at_separators = prompts.population.prefix_bits[1::2]

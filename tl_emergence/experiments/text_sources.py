@@ -14,7 +14,7 @@ from tl_emergence.checks import integer
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
-from tl_emergence.experiments.generation import continuations
+from tl_emergence.experiments.generation import continuations, up_to_full_stops
 from tl_emergence.experiments.matching import alike, token_entropy
 from tl_emergence.experiments.natural_text import drawn
 from tl_emergence.experiments.parts import Models, Parts, named_models
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 QUESTION = "Has text by models more emergence than text by humans, once their tokens are equally varied?"
 HUMAN = "human"
-_OPENING_WORDS = 20
+_OPENING_TOKENS = 16
+_CONTEXT_WORDS = 40
 
 
 def text_sources(
@@ -36,17 +37,20 @@ def text_sources(
     reader: str | None = None,
     texts: str | PathLike[str] | Iterable[str] = "persuasion",
     written: Mapping[str, Sequence[str]] | None = None,
-    n_texts: int = 192,
-    length: int = 100,
+    n_texts: int = 320,
     n_tokens: int = 8,
-    n: int = 200,
+    n: int = 160,
     spaces: Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     seed: int = 0,
     batch_size: int = 64,
     workdir: str | PathLike[str] | None = None,
 ) -> ExperimentResult:
-    """Let models continue openings of a human text; measure a reader's emergence on windows of each source.
+    """Let models write after full stops of a human text; measure emergence on windows of each source.
+
+    A window is the first `n_tokens` tokens after a full stop, of the human text (what the human wrote
+    there) or of a model's sentence after the same text; one that holds any of . : ? ; - or a newline is
+    left out.
 
     Twice, with the same number of windows of the same length: *unmatched*, windows drawn at random;
     *matched*, drawn so that the mean entropy of their tokens, the exact micro, agrees between sources
@@ -59,8 +63,7 @@ def text_sources(
         reader: The name of the reader; the first by default.
         texts: Human text: what `prompts.sentences` takes.
         written: More sources: texts by name, such as what large models wrote.
-        n_texts: Openings to continue.
-        length: Tokens that each continuation has.
+        n_texts: Full stops after which each model writes.
         n_tokens: Tokens a window.
         n: Windows a source.
         spaces: Coordinates of the reader's states.
@@ -79,7 +82,8 @@ def text_sources(
         TokenError: A text source that is empty, too short, no text, or not UTF-8.
         HookError, StateError: As `information_emergence`.
 
-    Cost: n_texts x length tokens of sampling a model, most of the time; two `information_emergence` a source.
+    Cost: for each model n_texts samples of 2 n_tokens tokens, a forward pass a token, most of the time; two
+        `information_emergence` a source.
     """
     of = named_models(models)
     who = next(iter(of)) if reader is None else reader
@@ -93,11 +97,12 @@ def text_sources(
     source = texts if isinstance(texts, str | PathLike) else list(texts)
     human: PromptSet = sentences(source, of[who], n_tokens=n_tokens)  # type: ignore[arg-type]
     openings = _openings(source, integer("n_texts", n_texts, least=1), seed)
+    sampled = 2 * n_tokens
     settings = {
         "experiment": "text sources", "reader": who,
         "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
         "prompts": human.content_hash, "written": {k: len(v) for k, v in (written or {}).items()},
-        "n_texts": n_texts, "length": length, "n_tokens": n_tokens, "n": n,
+        "n_texts": n_texts, "n_tokens": n_tokens, "n": n,
         "spaces": list(spaces), "sigma": sigma, "seed": seed,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
@@ -105,12 +110,18 @@ def text_sources(
     by_models = {
         name: parts.keep(
             f"texts-{name}",
-            lambda model=model: {"texts": continuations(model, openings, n_tokens=length, seed=seed)},
+            lambda model=model: {
+                "texts": continuations(
+                    model, openings, n_tokens=sampled, opening_tokens=_OPENING_TOKENS, seed=seed
+                )
+            },
         )["texts"]
         for name, model in of.items()
     }
     for name, found in {**by_models, **(written or {})}.items():
-        pools[name] = sentences(list(found), of[who], n_tokens=n_tokens, min_tokens=n_tokens, min_stops=1)
+        own = name in by_models  # they begin after a full stop, which is put back
+        rows = [f".{text}" for text in found] if own else list(found)
+        pools[name] = sentences(rows, of[who], n_tokens=n_tokens, min_tokens=n_tokens, min_stops=1)
     plain = {name: drawn(pool, n, seed) for name, pool in pools.items()}
     sets = {"unmatched": plain, "matched": alike(pools, n, seed)}
     curves, rows = [], []
@@ -150,8 +161,10 @@ def text_sources(
 
 
 def _openings(source: Any, n: int, seed: int) -> list[str]:
-    """Return n paragraphs long enough to open with, drawn with a seed."""
-    long = [text for text in read_texts(source, None) if len(text.split()) >= _OPENING_WORDS]
+    """Return the last words up to and with n full stops, drawn with a seed."""
+    found = up_to_full_stops(read_texts(source, None))
+    long = [" ".join(text.split()[-_CONTEXT_WORDS:]) for text in found]
+    long = [text for text in long if len(text.split()) >= _OPENING_TOKENS]
     order = np.random.default_rng(seed).permutation(len(long))
     return [long[i] for i in order[:n]]
 

@@ -201,7 +201,7 @@ def _variance(result: ExperimentResult) -> Figure:
         row[1].set(title="losses", ylabel="bits", ylim=(0, None))
         for name, colour in (("category error", "tab:green"), ("repetition", "tab:brown")):
             _over_seeds(row[2], one, name, colour, name)
-        row[2].set(title="errors", ylabel="part of the prompts", ylim=(0, 1))
+        row[2].set(title="errors", ylabel="part of the prompts", ylim=(-0.03, 1.03))
         for axes in row:
             axes.legend(fontsize=8, frameon=False)
     for axes in grid[-1]:
