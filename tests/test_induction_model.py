@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tl_emergence as tle
-from tl_emergence import circuits
+from tl_emergence import circuits, experiments
 from tl_emergence.circuits import induction_scores, previous_token_scores
 from tl_emergence.errors import SettingError
 from tl_emergence.prompts import PromptSet, from_tokens
@@ -135,3 +135,22 @@ def test_ablation_ranks_the_named_heads_first_by_emergence_with_one_that_no_scor
     for space in ("read", "unit"):
         ranked = effects.ranked(space)["head"].tolist()
         assert ranked[0] == PREVIOUS and set(ranked[1:5]) == (INDUCTION - {"L1H0"}) | {"L0H0"}
+
+
+def test_the_experiment_over_training_runs_on_the_checkpoints_that_ship() -> None:
+    steps = (0, 200, 2000)
+    found = experiments.training(
+        {step: lambda step=step: load_induction_model(step) for step in steps},
+        prompts=few_tokens(60),
+        spaces=("read",),
+        bos_token_id=BOS,
+    )
+    assert list(found.parts) == ["step-000000", "step-000200", "step-002000"]
+    table = found.tables["steps"].query("run == 'model'")
+    assert table["step"].tolist() == list(steps)
+    for step, value in zip(steps, table["value"], strict=True):
+        one = tle.information_emergence(
+            load_induction_model(step), few_tokens(60), layers=[1], space="read", bos_token_id=BOS
+        )
+        assert value == pytest.approx(float(one.emergence[0, -1]), abs=1e-5)
+    assert len(found.tables["steps"].query("run == 'shuffled_weights'")) == 1

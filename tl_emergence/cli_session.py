@@ -103,7 +103,7 @@ def load_model(name: str, step: int | None = None) -> Any:
     from tl_emergence.models import load
 
     typer.echo(f"loading {name}" + ("" if step is None else f", step {step:,}"), err=True)
-    return load(name, step=step)
+    return load(name) if step is None else load(name, step=step)
 
 
 def check_prompts(name: str) -> None:

@@ -148,12 +148,15 @@ def test_conclusions_follow_the_numbers() -> None:
     from tl_emergence.experiments.result import with_error
     from tl_emergence.experiments.shots import _conclusions
 
-    def said(knee: int, entity: float, separator: float) -> dict[str, str]:
+    def said(knee: int, entity: float, separator: float, late: float = 0.5) -> dict[str, str]:
         findings = [
-            with_error("positive", "m", "emergence", entity, 0.01),
-            with_error("staircase", "m", "mean rise of macro at a new entity", entity, 0.01),
-            with_error("staircase", "m", "mean rise of macro at the separator after it", separator, 0.01),
+            with_error("positive", "m", "emergence at the last separator", entity, 0.01),
+            with_error("positive", "m", "change of emergence from the first", entity, 0.01),
+            with_error("positive", "m", "change of emergence after log2 N", late, 0.01),
         ]
+        for of in ("emergence", "macro"):
+            for what, value in (("a new entity", entity), ("the separator after it", separator)):
+                findings.append(with_error("staircase", "m", f"mean rise of {of} at {what}", value, 0.01))
         shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
         rows = [{**shared, "n": 64, "run": run, "knee": knee} for run in ("model", "shuffled_weights")]
         return {one.claim: one.verdict for one in _conclusions(findings, rows)}
@@ -163,6 +166,7 @@ def test_conclusions_follow_the_numbers() -> None:
         said(2, 1.0, 0.5)["staircase"] == "holds partly"
         and said(2, 1.0, 0.5)["seventh shot"] == "does not hold"
     )
+    assert said(7, 1.0, -0.1, late=-0.5)["positive"] == "holds partly"
     assert said(2, -1.0, 0.5) == {
         "positive": "does not hold", "staircase": "does not hold", "seventh shot": "does not hold"
     }  # fmt: skip

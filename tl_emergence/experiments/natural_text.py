@@ -176,8 +176,10 @@ def _conclusions(findings: Sequence[Finding]) -> Iterator[Conclusion]:
     )
     last = [one for one in findings if one.claim == "positive"]
     above = sum(one.low > 0 for one in last)
+    grows = above == len(last) and rising == len(late)
     yield Conclusion(
         "positive",
-        "holds" if above == len(last) else "holds partly" if above else "does not hold",
-        f"emergence at the last token is above 0 in {above} of {len(last)} cells.",
+        "holds" if grows else "holds partly" if above else "does not hold",
+        f"emergence at the last token is above 0 in {above} of {len(last)} cells, lists among them; over the "
+        f"second half of the windows of text it rises in {rising} of {len(late)}.",
     )

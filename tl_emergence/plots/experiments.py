@@ -104,7 +104,7 @@ def _shots(result: ExperimentResult) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("shots (ticks at separators, entities between)")
     _legend(figure, {f"N = {n:,}": c for n, c in zip(sizes, _COLOURS, strict=False)}, cap=True)
-    figure.suptitle("Macro information along a list, mean over blocks: steps and plateau are the prompts'")
+    figure.suptitle("Macro information along a list, mean over blocks, and what the prompts alone would give")
     return figure
 
 
@@ -145,22 +145,20 @@ def _model_size(result: ExperimentResult) -> Figure:
                 color=colour,
                 label=label,
             )
-        for model in models:
-            at = _where(order, model=model).iloc[0]["parameters"] / 1e6
-            axes.annotate(
-                model, (at, 0.02), rotation=90, fontsize=8, ha="right", xycoords=("data", "axes fraction")
-            )
         axes.axhline(1.0, color="0.3", linestyle="--", linewidth=1)
         axes.set(
             xscale="log",
             title=f"{space!r}",
-            xlabel="parameters (millions)",
+            xlabel="parameters",
             ylabel="emergence / exact",
             ylim=(0, 1.08),
         )
         axes.minorticks_off()
-        ticks = sorted({round(p / 1e6) for p in order["parameters"]})
-        axes.set_xticks(ticks, [str(t) for t in ticks])
+        millions = [_where(order, model=model).iloc[0]["parameters"] / 1e6 for model in models]
+        axes.set_xticks(
+            millions, [f"{name}\n{size:,.0f} M" for name, size in zip(models, millions, strict=True)]
+        )
+        axes.margins(x=0.25)
     grid[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle("The same prompts through several models; 1 is the exact value")
     return figure
