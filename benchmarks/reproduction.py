@@ -1,0 +1,122 @@
+"""REPRODUCTION.md from saved experiments: claim by claim, what was run, what came out, and a verdict.
+
+    python -m benchmarks.reproduction                    # from tutorials/reproduction, writes figures too
+    python -m benchmarks.reproduction --take FOLDER      # first copy the results in FOLDER
+
+No number in REPRODUCTION.md is typed by hand: all come from the findings of the experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tl_emergence.experiments import CLAIMS, Conclusion, ExperimentResult, Finding, load_experiment
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "tutorials" / "reproduction"
+FIGURES = ROOT / "tutorials" / "figures"
+PAGE = ROOT / "REPRODUCTION.md"
+EXPERIMENTS = ("shots", "natural-text", "model-size", "variance", "text-sources")
+"""Folders of the experiments that bear on claims, in the order of the page."""
+_SHOWN = 6
+
+_HEAD = """# The paper's claims, run again
+
+Chen, Yang, Zhu, Wang: *Quantifying Emergence in Large Language Models* (arXiv 2405.12617). Each row is one
+claim of the paper, by one experiment. All of this page was written by `python -m benchmarks.reproduction`
+from the saved results in `tutorials/reproduction`, which `tl-emergence experiment` made; intervals are of
+95 %. All information is that of the estimator `noise`, not of the paper's (`mine_paper`, the largest of
+10,000 in-sample values, which has no known error). The models are small: what does not hold here may hold
+elsewhere.
+
+"""
+
+
+def page(results: dict[str, ExperimentResult]) -> str:
+    """Return REPRODUCTION.md."""
+    lines = ["| claim | what was run | what came out | verdict | figure |", "|---|---|---|---|---|"]
+    for claim, said in CLAIMS.items():
+        rows = [
+            _row(said, key, result, one)
+            for key, result in results.items()
+            for one in result.conclusions
+            if one.claim == claim
+        ]
+        lines += rows or [f"| {said} | nothing yet | | not run yet | |"]
+    parts = [_HEAD + "\n".join(lines) + "\n", "## Every number\n"]
+    for key, result in results.items():
+        rows = [f"| {one.claim} | {one.where} | {one.what} | {one.text()} |" for one in result.findings]
+        command = f"`tl-emergence experiment {key} {' '.join(_models(result))} --out {key}`"
+        head = f"### {key}\n\n{result.question}\n\n{command}\n\n![{key}](tutorials/figures/{key}.png)\n"
+        parts.append("\n".join([head, "| claim | where | what | value |", "|---|---|---|---|", *rows, ""]))
+    return "\n".join(parts)
+
+
+def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
+    shown = list(_headline([f for f in result.findings if f.claim == one.claim]))
+    numbers = "<br>".join(f"{f.where}: {f.what}: **{f.text()}**" for f in shown)
+    cells = [said, _run(key, result), f"{one.because}<br>{numbers}", one.verdict]
+    return "| " + " | ".join([*cells, f"[{key}](tutorials/figures/{key}.png)"]) + " |"
+
+
+def _headline(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield some findings of a claim, the same number of each place."""
+    places = list(dict.fromkeys(one.where for one in findings))
+    each = max(1, _SHOWN // max(1, len(places)))
+    for place in places[:_SHOWN]:
+        yield from [one for one in findings if one.where == place][:each]
+
+
+def _models(result: ExperimentResult) -> list[str]:
+    known = ("smollm2-135m", "gemma-3-270m")
+    text = " ".join([*result.parts, *(one.where for one in result.findings)])
+    return [name for name in known if re.search(name, text)]
+
+
+def _run(key: str, result: ExperimentResult) -> str:
+    s = result.settings
+    sizes = s.get("n")
+    n = " and ".join(f"{size:,}" for size in sizes) if isinstance(sizes, list) else f"{sizes:,}"
+    seeds = s.get("seeds", [s.get("seed")])
+    what = s.get("lists", s.get("prompts", s.get("texts", "")))
+    what = ", ".join(map(str, what)) if isinstance(what, list) else what
+    prompts = s.get("texts", what)
+    return (
+        f"{key}: {', '.join(_models(result))}; {prompts}; N = {n}; noise, sigma {s['sigma']:g}, "
+        f"{' and '.join(s['spaces'])}; seeds {', '.join(map(str, seeds))}"
+    )
+
+
+def load_all(folder: Path = KEPT) -> dict[str, ExperimentResult]:
+    """Return the saved experiments: those that are there."""
+    return {name: load_experiment(folder / name) for name in EXPERIMENTS if (folder / name).exists()}
+
+
+def write_figure(result: ExperimentResult, path: Path) -> None:
+    """Write the figure of an experiment as a small PNG."""
+    content = io.BytesIO()
+    result.plot().savefig(content, format="png", dpi=90)
+    path.write_bytes(content.getvalue())
+
+
+def main() -> None:
+    """Copy results where asked, then write figures and the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--take", type=Path, help="folder with the --out folders of the experiments")
+    asked = parser.parse_args()
+    for name in EXPERIMENTS if asked.take else ():
+        if (asked.take / name / "result").exists():
+            load_experiment(asked.take / name / "result").save(KEPT / name)
+    results = load_all()
+    for name, result in results.items():
+        write_figure(result, FIGURES / f"{name}.png")
+    PAGE.write_text(page(results), encoding="utf-8")
+    print(f"{PAGE.name}: {sum(len(one.conclusions) for one in results.values())} rows")
+
+
+if __name__ == "__main__":
+    main()
