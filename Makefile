@@ -9,14 +9,17 @@ KNOWN_SEEDS := 0 1 2
 # One converted copy of the packaged model serves every environment.
 AGREEMENT := $(CURDIR)/build/agreement
 
+# Two processes share the tests out, a file at a time, those that take longest first (tests/conftest.py).
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-fast test-matrix $(MATRIX:%=matrix-%) lint benchmark accuracy benchmark-mi model-states clean
 
 demo: .venv/.demo  ## the main job on Gemma 3 270M: table, figures and result in demo/
 	$(BIN)/tl-emergence run gemma-3-270m --prompts country --n 1024 --space read --space unit \
 		--control shuffled_weights --out demo
 
-test: lint  ## everything, also what needs a real model, and the tutorial
-	$(BIN)/python -m pytest
+test: lint  ## everything, also what needs a real model, and the tutorials
+	$(BIN)/python -m pytest $(SHARED)
 
 test-fast: .venv/.dev  ## the unit suite: under two minutes
 	$(BIN)/python -m pytest -m "not slow"
@@ -33,7 +36,7 @@ test-matrix: .venv/.dev
 	$(MAKE) $(MATRIX:%=matrix-%)
 
 $(MATRIX:%=matrix-%): matrix-%: .venv-%/.installed
-	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) .venv-$*/bin/python -m pytest -m matrix -p no:cacheprovider
+	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) .venv-$*/bin/python -m pytest -m matrix -p no:cacheprovider $(SHARED)
 
 benchmark: .venv/.dev  ## the speed and memory of the README: about 20 minutes, nothing else running
 	$(BIN)/python benchmarks/pipeline.py
@@ -72,7 +75,7 @@ build/model_states/seed-%/.made: benchmarks/known_answers/model_prompts.py bench
 
 .venv-%/.installed: tests/matrix/%.txt pyproject.toml
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet -c $< -e . pytest hypothesis beartype
+	.venv-$*/bin/python -m pip install --quiet -c $< -e . pytest pytest-xdist hypothesis beartype
 	touch $@
 
 clean:

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a mistake: fail at once
+# Two processes that share the tests out have a thread each, as have the commands and notebooks they start:
+# threads that wait for one another on the same core cost several times the work.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+if THREADS == 1:
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 from importlib.metadata import version
 
@@ -23,7 +28,14 @@ import torch
 
 from tests import toys
 
-torch.set_num_threads(2)
+torch.set_num_threads(THREADS)
+
+# Files that take minutes go first, so that no process is left with one at the end.
+LONG = ("test_tutorials", "test_nce", "test_usable_information", "test_gemma", "test_cli", "test_battery")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture

@@ -97,8 +97,13 @@ def test_an_interrupt_while_restoring_waits(monkeypatch: pytest.MonkeyPatch, toy
 
     leaving: list[bool] = []
     monkeypatch.setattr(torch.Tensor, "copy_", copy_and_interrupt)
-    with pytest.raises(KeyboardInterrupt), shuffled_weights(toy):
-        leaving.append(True)
+    # What a terminal gives; a process started in the background ignores Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), shuffled_weights(toy):
+            leaving.append(True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     monkeypatch.undo()
     assert fired
     after = parameters(toy)

@@ -162,11 +162,11 @@ def test_the_same_seed_gives_the_same_value_and_another_seed_another() -> None:
 
 def test_the_number_of_threads_does_not_matter() -> None:
     x, y = cloud(300, 64, seed=43, scale=0.2), cloud(300, 64, seed=44, scale=0.2)
-    found = []
+    found, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         found.append(mutual_information(x, y, sigma=0.5, seed=0).bits)
-    torch.set_num_threads(2)
+    torch.set_num_threads(before)
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 

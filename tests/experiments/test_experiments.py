@@ -225,6 +225,35 @@ def test_a_folder_without_an_experiment_is_named(tmp_path: Path, checkpoint: Any
         experiments.load_experiment(tmp_path / "x")
 
 
+def test_an_error_starts_where_it_rises_above_an_earlier_shot() -> None:
+    from tl_emergence.experiments.errors_of_lists import onset
+
+    draw = np.random.default_rng(0).normal(size=(6, 200))
+    falls, rises = np.array([6.0, 5, 4, 3, 2, 1]), np.array([6.0, 5, 4, 4, 5, 6])
+    assert onset(draw * 0.1 + falls[:, None]) is None
+    assert onset(draw * 0.1 + rises[:, None]) == 5
+    assert onset(np.ones((6, 200))) is None
+    # Noise alone: three standard errors, against the smallest of those before.
+    noise = np.random.default_rng(1).normal(size=(100, 6, 200))
+    assert sum(onset(one) is not None for one in noise) < 15
+
+
+def test_the_verdict_on_variance_can_come_out_either_way() -> None:
+    from tl_emergence.experiments.variance import _conclusions, _places
+
+    def said(starts: float, low: float) -> str:
+        row = {"spearman": low + 0.1, "low": low, "high": low + 0.2, "over": "shots", "error": "repetition"}
+        cell = {"model": "m", "space": "read", "seed": 0, "error": "repetition", "peak of spread": 4}
+        onsets = [{**cell, "starts": starts, "largest": 9}]
+        assert any("largest spread" in one.what for one in _places(onsets))
+        (one,) = _conclusions([row], onsets, 2)
+        return one.verdict
+
+    assert said(4.0, 0.3) == "holds"
+    assert said(4.0, -0.5) == "holds partly" and said(6.0, 0.3) == "holds partly"
+    assert said(6.0, -0.5) == "does not hold" and said(float("nan"), -0.5) == "does not hold"
+
+
 def test_errors_of_lists_are_those_of_the_logits(checkpoint: Any) -> None:
     from tl_emergence.experiments.errors_of_lists import entity_tokens, list_errors
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -82,6 +83,20 @@ def _errors(
         "category loss": bits * left,
         "next-item loss": bits * following,
     }
+
+
+def onset(error: Float[np.ndarray, "shot prompt"]) -> int | None:
+    """Return the shot at which a model starts to err: the first whose error stands above one before.
+
+    Above: the mean over prompts of the difference from the shot of the smallest mean so far exceeds three of
+    its standard errors, prompt by prompt. None: the error never rises.
+    """
+    mean = error.mean(axis=1)
+    for j in range(1, len(error)):
+        rise = error[j] - error[int(mean[:j].argmin())]
+        if rise.mean() > 3 * rise.std(ddof=1) / len(rise) ** 0.5:
+            return j + 1
+    return None
 
 
 def entity_tokens(entities: Sequence[str], model: Any) -> Int[Tensor, " entity"]:

@@ -30,10 +30,11 @@ def token_entropy(prompts: PromptSet) -> float:
 def alike(sets: Mapping[str, PromptSet], n: int, seed: int) -> dict[str, PromptSet]:
     """Return n prompts of each set such that the entropies of their tokens agree.
 
-    The target is the lowest that a plain draw of n prompts has in any set. Of every other set prompts of
-    common tokens are preferred: n are drawn without replacement with weights exp(-b s_i), s_i the mean
-    surprisal of prompt i's tokens in its own set, and b is found by bisection. What is left of the
-    difference can be read from `token_entropy`; a set with little more than n prompts leaves more.
+    The target is the median of the entropies that a plain draw of n prompts has in each set, as far as every
+    set can reach it. Of each set prompts of common or of rare tokens are preferred: n are drawn without
+    replacement with weights exp(-b s_i), s_i the mean surprisal of prompt i's tokens in its own set, and b,
+    of either sign, is found by bisection. What is left of the difference can be read from `token_entropy`; a
+    set with little more than n prompts leaves more.
 
     Args:
         sets: Prompt sets by name.
@@ -57,12 +58,16 @@ def alike(sets: Mapping[str, PromptSet], n: int, seed: int) -> dict[str, PromptS
             expected="one number of tokens",
             fix="Cut windows of one length.",
         )
-    target = min(token_entropy(_tilted(prompts, n, seed, 0.0)) for prompts in sets.values())
+    lowest, plain, highest = (
+        [token_entropy(_tilted(prompts, n, seed, tilt)) for prompts in sets.values()]
+        for tilt in (_MOST, 0.0, -_MOST)
+    )
+    target = float(np.median([max(lowest), min(highest), float(np.median(plain))]))
     return {name: _with_entropy(prompts, n, seed, target) for name, prompts in sets.items()}
 
 
 def _with_entropy(prompts: PromptSet, n: int, seed: int, target: float) -> PromptSet:
-    low, high = 0.0, _MOST
+    low, high = -_MOST, _MOST
     best = _tilted(prompts, n, seed, 0.0)
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -29,6 +29,7 @@ QUESTION = "Has text by models more emergence than text by humans, once their to
 HUMAN = "human"
 _OPENING_TOKENS = 16
 _CONTEXT_WORDS = 40
+_MORE_TOKENS = 4  # what a writer writes in n + 4 tokens has n of the reader's, nearly always
 
 
 def text_sources(
@@ -82,7 +83,7 @@ def text_sources(
         TokenError: A text source that is empty, too short, no text, or not UTF-8.
         HookError, StateError: As `information_emergence`.
 
-    Cost: for each model n_texts samples of 2 n_tokens tokens, a forward pass a token, most of the time; two
+    Cost: for each model n_texts samples of n_tokens + 4 tokens, a forward pass a token, most of the time; two
         `information_emergence` a source.
     """
     of = named_models(models)
@@ -97,7 +98,7 @@ def text_sources(
     source = texts if isinstance(texts, str | PathLike) else list(texts)
     human: PromptSet = sentences(source, of[who], n_tokens=n_tokens)  # type: ignore[arg-type]
     openings = _openings(source, integer("n_texts", n_texts, least=1), seed)
-    sampled = 2 * n_tokens
+    sampled = n_tokens + _MORE_TOKENS
     settings = {
         "experiment": "text sources", "reader": who,
         "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",

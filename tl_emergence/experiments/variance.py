@@ -16,7 +16,7 @@ from tl_emergence.circuits.units import block_values
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import frame, runs
-from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors
+from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors, onset
 from tl_emergence.experiments.parts import Models, Parts, named_models
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
 from tl_emergence.experiments.shots import crossing
@@ -54,6 +54,9 @@ def variance(
     * over prompts: how far a prompt's emergence lies from the mean, |e_i - mean|, with its error, within each
       shot; the mean over shots and seeds, its interval by resampling prompts.
 
+    Where a model starts to err is read off each error by itself (`onset`): the first shot at which it rises,
+    prompt by prompt, above an earlier one. An error that only falls from the first shot on has no such place.
+
     Args:
         models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
         prompts: "country", "animal", "color", or entities.
@@ -67,8 +70,8 @@ def variance(
         workdir: Keep finished parts there, so that an experiment that was stopped goes on.
 
     Returns:
-        Parts `model/seed-0`; tables `spread` (one row a shot, seed and space) and `correlations`; a
-        conclusion on the claim "variance".
+        Parts `model/seed-0`; tables `spread` (one row a shot, seed and space), `onsets` (one row an error,
+        seed and space) and `correlations`; a conclusion on the claim "variance".
 
     Raises:
         SettingError: A number out of range, no seed, a work folder of another experiment.
@@ -89,7 +92,7 @@ def variance(
         "resamples": integer("resamples", resamples, least=20),
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    spread, correlations, passed = [], [], 0
+    spread, onsets, correlations, passed = [], [], [], 0
     for model_name, model in of.items():
         kept = {}
         for seed in chosen:
@@ -114,15 +117,16 @@ def variance(
             kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
         for space in spaces:
             spread += _spread(model_name, space, kept)
+            onsets += _onsets(model_name, space, kept)
             correlations += _correlations(model_name, space, kept, resamples)
-    findings = tuple(_findings(correlations))
+    findings = (*_places(onsets), *_findings(correlations))
     return ExperimentResult(
         name="variance",
         question=QUESTION,
         parts=parts.results,
-        tables={"spread": frame(spread), "correlations": frame(correlations)},
+        tables={"spread": frame(spread), "onsets": frame(onsets), "correlations": frame(correlations)},
         findings=findings,
-        conclusions=tuple(_conclusions(correlations, spread, passed)),
+        conclusions=tuple(_conclusions(correlations, onsets, passed)),
         settings=settings,
     )
 
@@ -159,6 +163,22 @@ def _spread(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> li
                     "sd over prompts": float(emergence[j].std(ddof=1)),
                     "sd over blocks": float(kept[seed]["over layers"][space][j]),
                     **{name: float(values[j].mean()) for name, values in errors.items()},
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _onsets(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for seed, emergence, errors in _arrays(space, kept):
+        peak = int(emergence.std(axis=1, ddof=1).argmax()) + 1
+        for name, values in errors.items():
+            starts = onset(values)
+            rows.append(
+                {
+                    "model": model, "space": space, "seed": seed, "error": name, "peak of spread": peak,
+                    "starts": float("nan") if starts is None else float(starts),
+                    "largest": int(values.mean(axis=1).argmax()) + 1,
                 }
             )  # fmt: skip
     return rows
@@ -224,50 +244,58 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     for row in correlations:
         sides = "spread with mean" if row["over"] == "shots" else "distance from the mean with"
+        varies = not np.isnan(row["spearman"])
+        seeds = f"seeds {row['lowest seed']:+.2f} to {row['highest seed']:+.2f}"
         yield Finding(
             "variance",
             f"{row['model']}, {row['space']}, over {row['over']}",
-            f"Spearman, {sides} {row['error']} "
-            f"(seeds {row['lowest seed']:+.2f} to {row['highest seed']:+.2f})",
+            f"Spearman, {sides} {row['error']} ({seeds if varies else 'which does not vary'})",
             row["spearman"], row["low"], row["high"], unit="",
         )  # fmt: skip
 
 
+def _places(onsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield where the spread peaks, and where each error starts, over the seeds."""
+    for model, space in dict.fromkeys((row["model"], row["space"]) for row in onsets):
+        of = [row for row in onsets if (row["model"], row["space"]) == (model, space)]
+        named = {"largest spread": [row["peak of spread"] for row in of]}
+        named |= {f"{name} starts": [r["starts"] for r in of if r["error"] == name] for name in ERRORS}
+        for what, shots in named.items():
+            known = [int(shot) for shot in shots if not np.isnan(shot)]
+            if known:
+                some = "" if len(known) == len(shots) else f", in {len(known)} of {len(shots)}"
+                whole = f"shot of the {what}" if "spread" in what else f"shot at which the {what}"
+                whole += f" (seeds {_range(known)}{some})"
+                yield Finding("variance", f"{model}, {space}", whole, float(np.median(known)), unit="shots")
+
+
 def _conclusions(
-    correlations: Sequence[Mapping[str, Any]], spread: Sequence[Mapping[str, Any]], passed: int
+    correlations: Sequence[Mapping[str, Any]], onsets: Sequence[Mapping[str, Any]], passed: int
 ) -> Iterator[Conclusion]:
     known = [row for row in correlations if not np.isnan(row["spearman"])]
     signs = {over: _signs([row for row in known if row["over"] == over]) for over in ("shots", "prompts")}
-    peaks = _peaks(spread)
-    same = sum(at == worst for at, worst in peaks)
+    started = [row for row in onsets if not np.isnan(row["starts"])]
+    same = sum(row["peak of spread"] == row["starts"] for row in started)
     up, down = _counts([row for row in known if row["over"] == "shots"])
-    # The claim is about shots: peaks that fall together, and a spread that goes with the errors.
-    together = 2 * same >= len(peaks)
+    # The claim is about shots: a peak where errors start, and a spread that goes with the errors.
+    together = bool(started) and 2 * same >= len(started)
     whole, partly = together and up > 0 and down == 0, together or up > down
     verdict = "holds" if whole else "holds partly" if partly else "does not hold"
+    starts = (
+        f"start at shots {_range([int(row['starts']) for row in started])}; the peak is there in {same} of "
+        f"{len(started)} cases"
+        if started
+        else "start nowhere"
+    )
     yield Conclusion(
         "variance",
         verdict,
-        f"the spread over prompts peaks at shots {_range([at for at, _ in peaks])} (the entropy of a list "
-        f"passes log2 N at shot {passed}); the model errs most "
-        f"(next-item loss) at shots {_range([worst for _, worst in peaks])}; the two fall together in {same} "
-        f"of {len(peaks)} runs. Correlations whose interval excludes 0: over shots {signs['shots']}; over "
-        f"prompts {signs['prompts']}.",
+        f"the spread over prompts peaks at shots {_range([row['peak of spread'] for row in onsets])} (the "
+        f"entropy of a list passes log2 N at shot {passed}); errors, where they start to rise at all, "
+        f"{starts} ({len(onsets) - len(started)} of {len(onsets)} never rise). Correlations whose interval "
+        "excludes 0: "
+        f"over shots {signs['shots']}; over prompts {signs['prompts']}.",
     )
-
-
-def _peaks(spread: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Return, for each model, space and seed, the shots of the largest spread and of the largest loss."""
-    cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in spread:
-        cells.setdefault((row["model"], row["space"], row["seed"]), []).append(row)
-    return [
-        (
-            max(rows, key=lambda row: row["sd over prompts"])["shot"],
-            max(rows, key=lambda row: row["next-item loss"])["shot"],
-        )
-        for rows in cells.values()
-    ]
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

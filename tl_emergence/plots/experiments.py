@@ -116,9 +116,11 @@ def _natural_text(result: ExperimentResult) -> Figure:
         for space, axes in zip(spaces, row, strict=True):
             for kind, colour in zip(kinds, _COLOURS, strict=False):
                 _curve(axes, _where(curves, model=model, space=space, kind=kind), colour)
+            last = max(curves["pos"].tolist())
+            axes.set_xticks(range(0, last + 1, 2), [str(t + 1) for t in range(0, last + 1, 2)])
             axes.set(title=f"{model}, {space!r}", ylabel="emergence (bits)")
     for axes in grid[-1]:
-        axes.set_xlabel("token of the prompt")
+        axes.set_xlabel("tokens read")
     names = {
         kind: f"text, {kind.split('-')[1]} tokens at the {kind.split('-')[0]}" if "-" in kind else "list"
         for kind in kinds
@@ -194,17 +196,23 @@ def _variance(result: ExperimentResult) -> Figure:
             _over_seeds(row[0], _where(of, space=space), "sd over prompts", colour, repr(space))
         row[0].set(title=f"{model}: spread over prompts", ylabel="SD of emergence (bits)", ylim=(0, None))
         one = _where(of, space=spaces[0])
+        onsets = _where(result.tables["onsets"], model=model, space=spaces[0])
         for name, colour in (("next-item loss", "tab:red"), ("category loss", "tab:purple")):
             _over_seeds(row[1], one, name, colour, name)
+            _starts(row[1], one, name, onsets)
         row[1].set(title="losses", ylabel="bits", ylim=(0, None))
         for name, colour in (("category error", "tab:green"), ("repetition", "tab:brown")):
             _over_seeds(row[2], one, name, colour, name)
+            _starts(row[2], one, name, onsets)
         row[2].set(title="errors", ylabel="part of the prompts", ylim=(-0.03, 1.03))
         for axes in row:
             axes.legend(fontsize=8, frameon=False)
     for axes in grid[-1]:
         axes.set_xlabel("shots seen")
-    figure.suptitle("Spread of emergence over prompts, and what the model gets wrong (band: seeds)")
+    figure.suptitle(
+        "Spread of emergence over prompts, and what the model gets wrong "
+        "(band: seeds; triangle: the error starts to rise)"
+    )
     return figure
 
 
@@ -212,6 +220,14 @@ def _over_seeds(axes: Axes, rows: pd.DataFrame, column: str, colour: str, label:
     by_shot = rows.groupby("shot")[column].agg(["mean", "min", "max"])
     axes.plot(by_shot.index, by_shot["mean"], "o-", color=colour, markersize=3, label=label)
     axes.fill_between(by_shot.index, by_shot["min"], by_shot["max"], color=colour, alpha=0.2, linewidth=0)
+
+
+def _starts(axes: Axes, rows: pd.DataFrame, column: str, onsets: pd.DataFrame) -> None:
+    """Mark the shot at which an error starts to rise, the median over seeds; nothing where it never does."""
+    shots = _where(onsets, error=column)["starts"].dropna().tolist()
+    if shots:
+        at = int(np.median(shots))
+        axes.plot(at, np.mean(_where(rows, shot=at)[column].tolist()), "^", color="k", markersize=7)
 
 
 def _text_sources(result: ExperimentResult) -> Figure:
