@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tl_emergence.experiments import CLAIMS, Conclusion, ExperimentResult, Finding, load_experiment
@@ -22,7 +21,15 @@ FIGURES = ROOT / "tutorials" / "figures"
 PAGE = ROOT / "REPRODUCTION.md"
 EXPERIMENTS = ("shots", "natural-text", "model-size", "variance", "text-sources")
 """Folders of the experiments that bear on claims, in the order of the page."""
-_SHOWN = 6
+_SHOWN = 16
+_HEADLINES = {
+    "positive": "emergence at the last",
+    "staircase": "mean rise of emergence",
+    "every token": "tokens at which",
+    "variance": "Spearman, spread",
+    "text sources": "difference",
+}
+"""How the findings begin that stand in the first table, where a claim has many; the others are below."""
 
 _HEAD = """# The paper's claims, run again
 
@@ -50,31 +57,30 @@ def page(results: dict[str, ExperimentResult]) -> str:
     parts = [_HEAD + "\n".join(lines) + "\n", "## Every number\n"]
     for key, result in results.items():
         rows = [f"| {one.claim} | {one.where} | {one.what} | {one.text()} |" for one in result.findings]
-        command = f"`tl-emergence experiment {key} {' '.join(_models(result))} --out {key}`"
+        command = f"`tl-emergence experiment {key} {' '.join(result.settings['models'])} --out {key}`"
         head = f"### {key}\n\n{result.question}\n\n{command}\n\n![{key}](tutorials/figures/{key}.png)\n"
         parts.append("\n".join([head, "| claim | where | what | value |", "|---|---|---|---|", *rows, ""]))
     return "\n".join(parts)
 
 
 def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
-    shown = list(_headline([f for f in result.findings if f.claim == one.claim]))
+    of = [finding for finding in result.findings if finding.claim == one.claim]
+    shown = _headlines(one.claim, of)
     numbers = "<br>".join(f"{f.where}: {f.what}: **{f.text()}**" for f in shown)
+    if len(of) > len(shown):
+        numbers += f"<br>and {len(of) - len(shown)} more below"
     cells = [said, _run(key, result), f"{one.because}<br>{numbers}", one.verdict]
     return "| " + " | ".join([*cells, f"[{key}](tutorials/figures/{key}.png)"]) + " |"
 
 
-def _headline(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield some findings of a claim, the same number of each place."""
-    places = list(dict.fromkeys(one.where for one in findings))
-    each = max(1, _SHOWN // max(1, len(places)))
-    for place in places[:_SHOWN]:
-        yield from [one for one in findings if one.where == place][:each]
-
-
-def _models(result: ExperimentResult) -> list[str]:
-    known = ("smollm2-135m", "gemma-3-270m")
-    text = " ".join([*result.parts, *(one.where for one in result.findings)])
-    return [name for name in known if re.search(name, text)]
+def _headlines(claim: str, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of a claim that stand in the first table: of the models, not of controls."""
+    chosen = [
+        one
+        for one in findings
+        if one.what.startswith(_HEADLINES.get(claim, "")) and "shuffled" not in one.where
+    ]
+    return chosen[:_SHOWN]
 
 
 def _run(key: str, result: ExperimentResult) -> str:
@@ -85,8 +91,9 @@ def _run(key: str, result: ExperimentResult) -> str:
     what = s.get("lists", s.get("prompts", s.get("texts", "")))
     what = ", ".join(map(str, what)) if isinstance(what, list) else what
     prompts = s.get("texts", what)
+    reader = f", read by {s['reader']}" if "reader" in s else ""
     return (
-        f"{key}: {', '.join(_models(result))}; {prompts}; N = {n}; noise, sigma {s['sigma']:g}, "
+        f"{key}: {', '.join(s['models'])}{reader}; {prompts}; N = {n}; noise, sigma {s['sigma']:g}, "
         f"{' and '.join(s['spaces'])}; seeds {', '.join(map(str, seeds))}"
     )
 

@@ -68,7 +68,7 @@ def work_folder(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
     work = out / ".work"
     new = next((folder for folder in (out, work) if not exists(folder)), None)
     write_atomically(work / "command.json", to_json(asked))
-    done = len(list(work.glob("parts/parts/*.safetensors")))
+    done = len([*work.glob("parts/parts/*.safetensors"), *work.glob("parts/parts/**/kept.json")])
     if done:
         typer.echo(f"going on from an earlier run: {done} finished parts found", err=True)
     try:

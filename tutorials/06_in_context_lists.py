@@ -29,7 +29,7 @@ from pathlib import Path
 import tl_emergence as tle
 from tl_emergence import experiments
 
-FULL = False  # True: the run that is kept, again: both models, N = 128 and 512 (about 20 minutes)
+FULL = False  # True: the run that is kept, again: both models, N = 128 and 512 (ten minutes)
 
 places = (Path.cwd(), *Path.cwd().parents, Path(tle.__file__).parents[1])
 kept = next(p for p in places if (p / "tutorials" / "reproduction").is_dir()) / "tutorials" / "reproduction"
@@ -44,7 +44,7 @@ here.tables["knees"]
 # That is a small run, to see that it works. The full one is read from disk, without a model:
 
 # %%
-full = experiments.load_experiment(kept / "shots")
+full = here if FULL else experiments.load_experiment(kept / "shots")
 print({key: full.settings[key] for key in ("lists", "most", "n", "sigma", "seed")})
 full.plot()
 
@@ -117,7 +117,7 @@ assert float((shuffled["exact"] - shuffled["value"]).abs().max()) < 0.1
 knees = full.tables["knees"]
 assert knees["knee"].between(2, 3).all() and (knees["exact_knee"] - knees["knee"]).between(0, 1).all()
 changes = findings[findings["what"].str.contains("from the separator of shot 3")]
-assert len(changes) == 4 and (changes["value"].between(-0.7, 0.0) | (changes["low"] < 0)).all()
+assert len(changes) == 4 and changes["value"].between(-0.7, 0.0).all()
 gemma = of.loc["gemma-3-270m", "unit"]
 assert (
     3.4 < gemma.loc[512, 5] < 3.6

@@ -21,7 +21,7 @@
 #
 # * the **spread**: the standard deviation over prompts of pointwise emergence, the mean over blocks 1 and up;
 # * the **errors** of the next token. Lists are random, so no next country is right. *Category error*: the
-#   likeliest token is no country. *Repetition*: it is one already listed. *Category loss*: -log2 of the
+#   likeliest token is not among the 25. *Repetition*: it is one already listed. *Category loss*: -log2 of the
 #   probability of all countries not yet listed. *Next-item loss*: -log2 p(the country that follows), which
 #   cannot fall below log2 of the countries left.
 #
@@ -51,7 +51,7 @@ here.tables["spread"].round(3)
 # disk without a model:
 
 # %%
-full = experiments.load_experiment(kept / "variance")
+full = here if FULL else experiments.load_experiment(kept / "variance")
 print({key: full.settings[key] for key in ("n", "most", "seeds", "sigma")})
 full.plot()
 
@@ -62,9 +62,13 @@ full.plot()
 # *repeat* at shot 4, Gemma never does; the category loss turns at shot 9, in SmolLM2 for every seed, in Gemma
 # for one.
 #
-# What does happen at shot 2 is that the entropy of a list (9.2 bits) passes log2 of the 512 prompts (9 bits):
-# some prefixes are shared by two prompts, the others are not, and prompts differ in what can be told of them
-# for that reason alone. With more prompts the peak should move to a later shot; an exercise.
+# What does happen at shot 2 is that the entropy of a list (9.2 bits) passes log2 of the 512 prompts (9
+# bits): some prefixes are shared by two prompts, the others are not, and prompts differ in what can be told
+# of them for that reason. The dashed line is the spread of *exact* emergence, which knows the prompts and
+# no model. It has the same peak at the same shot in all twelve runs, and a higher one. With more prompts
+# both should move to a later shot; an exercise. Beyond the peak the measured spread stays well above the
+# exact one. What is in it there, the model or the noise of the estimator prompt by prompt, is not told
+# apart here.
 
 # %%
 onsets = full.tables["onsets"].query("space == 'read'")
@@ -85,10 +89,11 @@ for conclusion in full.conclusions:
 # %% [markdown]
 # ## What is established, and what is not
 #
-# * Established, for these two models, lists of countries and 512 prompts: the spread peaks at shot 2 in every
-#   run, where no error starts to rise. Over shots, where an interval excludes 0 it is more often negative
-#   than positive. Over prompts the correlations are there (intervals exclude 0 in some cells) and of no use:
-#   none is larger than 0.1 in size.
+# * Established, for these two models, lists of countries and 512 prompts: the spread changes with the
+#   number of shots and peaks at shot 2 in every run, as that of the prompts alone does, and no error starts
+#   to rise there. Over shots, where an interval excludes 0 it is more often negative than positive. Over
+#   prompts no correlation is larger than 0.11 in size; the noise of the estimator lowers all of them by an
+#   amount not measured here.
 # * Not established: that the spread says nothing about errors in larger models, or in lists whose next item
 #   can be known. Nine shots are nine points on two smooth curves; a correlation over them is no test of
 #   anything but the shape.
@@ -109,6 +114,9 @@ for conclusion in full.conclusions:
 spread = full.tables["spread"]
 peaks = spread.loc[spread.groupby(["model", "space", "seed"])["sd over prompts"].idxmax(), "shot"]
 assert set(peaks) == {2} and len(peaks) == 12
+exact = spread.groupby("shot")["exact sd"].mean()
+assert (full.tables["onsets"]["exact peak"] == 2).all() and exact[2] > spread["sd over prompts"].max()
+assert (spread[spread["shot"] > 3]["sd over prompts"] > 2 * exact.loc[4:].max()).all()
 starts = onsets.pivot_table(index="model", columns="error", values="starts", aggfunc=list)
 assert starts.loc["smollm2-135m", "repetition"] == [4, 4, 4]
 assert starts.loc["smollm2-135m", "category loss"] == [9, 9, 9]
@@ -120,6 +128,6 @@ over_shots = correlations.loc["shots"].dropna()
 assert (over_shots["high"] < 0).sum() > (over_shots["low"] > 0).sum()
 repeats = spread.groupby(["model", "shot"])["repetition"].mean()
 assert repeats["gemma-3-270m"].max() == 0 and repeats["smollm2-135m"][[1, 2, 3]].max() < 0.01
-assert full.conclusions[0].verdict == "does not hold"
+assert full.conclusions[0].verdict == "holds partly"
 assert len(here.parts) == len(models) * len(settings.get("seeds", (0, 1, 2)))
 print("all claims hold")

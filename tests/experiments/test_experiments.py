@@ -148,7 +148,9 @@ def test_conclusions_follow_the_numbers() -> None:
     from tl_emergence.experiments.result import with_error
     from tl_emergence.experiments.shots import _conclusions
 
-    def said(knee: int, entity: float, separator: float, late: float = 0.5) -> dict[str, str]:
+    def said(
+        knee: int, entity: float, separator: float, late: float = 0.5, shots: int = 10
+    ) -> dict[str, str]:
         findings = [
             with_error("positive", "m", "emergence at the last separator", entity, 0.01),
             with_error("positive", "m", "change of emergence from the first", entity, 0.01),
@@ -158,8 +160,9 @@ def test_conclusions_follow_the_numbers() -> None:
             for what, value in (("a new entity", entity), ("the separator after it", separator)):
                 findings.append(with_error("staircase", "m", f"mean rise of {of} at {what}", value, 0.01))
         shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
-        rows = [{**shared, "n": 64, "run": run, "knee": knee} for run in ("model", "shuffled_weights")]
-        return {one.claim: one.verdict for one in _conclusions(findings, rows)}
+        at = {"knee": knee, "emergence_knee": knee, "exact_emergence_knee": 2, "shots": shots}
+        rows = [{**shared, **at, "n": 64, "run": run} for run in ("model", "shuffled_weights")]
+        return {one.claim: one.verdict for one in _conclusions(findings, rows, 0.05)}
 
     assert said(7, 1.0, -0.1) == {"positive": "holds", "staircase": "holds", "seventh shot": "holds"}
     assert (
@@ -167,6 +170,10 @@ def test_conclusions_follow_the_numbers() -> None:
         and said(2, 1.0, 0.5)["seventh shot"] == "does not hold"
     )
     assert said(7, 1.0, -0.1, late=-0.5)["positive"] == "holds partly"
+    # Never flat is no knee at the seventh shot; four shots cannot tell; a small but sure rise is one.
+    assert said(10, 1.0, -0.1)["seventh shot"] == "does not hold"
+    assert said(4, 1.0, -0.1, shots=4)["seventh shot"] == "cannot be tested here"
+    assert said(7, 1.0, 0.09)["staircase"] == "holds partly" and said(7, 1.0, 0.05)["staircase"] == "holds"
     assert said(2, -1.0, 0.5) == {
         "positive": "does not hold", "staircase": "does not hold", "seventh shot": "does not hold"
     }  # fmt: skip
@@ -188,7 +195,7 @@ def test_conclusions_follow_the_numbers() -> None:
         (variance, {"resamples": 3}, SettingError, "resamples out of range"),
         (variance, {"prompts": ["Atlantis", "Lemuria", "Mu", "Thule"]}, TokenError, "does not tell apart"),
         (text_sources, {"reader": "nobody"}, SettingError, "no such reader"),
-        (text_sources, {"written": {"human": TEXTS}}, SettingError, "kept for humans"),
+        (text_sources, {"written": {"human": TEXTS}}, SettingError, "two sources of one name"),
         (text_sources, {"n": 5000}, SettingError, "too few windows"),
     ],
 )
@@ -204,6 +211,28 @@ def test_bad_input_gets_its_typed_error(
     monkeypatch.setattr(module("text_sources"), "continuations", lambda *_, **__: TEXTS[:20])
     with pytest.raises(error, match=message):
         run(checkpoint, **changes)
+
+
+def test_names_that_cannot_be_kept_apart_are_refused(checkpoint: Any, as_shipped: None) -> None:
+    with pytest.raises(SettingError, match="Name the model by the last part"):
+        experiments.natural_text({"EleutherAI/pythia-70m": checkpoint}, texts=TEXTS)
+    with pytest.raises(SettingError, match=r"two sources of one name: saw \['toy'\]"):
+        text_sources(checkpoint, written={"toy": TEXTS})
+
+
+def test_a_step_of_other_weights_does_not_go_on(checkpoint: Any, tmp_path: Path) -> None:
+    training(checkpoint, n=16, workdir=tmp_path)
+    assert training(checkpoint, n=16, workdir=tmp_path).tables["steps"].shape[0] == 6
+    weight = next(iter(checkpoint.parameters()))
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] += 1
+    try:
+        with pytest.raises(SettingError, match="step 0 is not the model that was measured before"):
+            training(checkpoint, n=16, workdir=tmp_path)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
 
 
 def test_no_model_and_no_checkpoint_are_refused(as_shipped: None) -> None:
@@ -241,17 +270,20 @@ def test_an_error_starts_where_it_rises_above_an_earlier_shot() -> None:
 def test_the_verdict_on_variance_can_come_out_either_way() -> None:
     from tl_emergence.experiments.variance import _conclusions, _places
 
-    def said(starts: float, low: float) -> str:
+    def said(starts: float, low: float, last: float = 0.2) -> str:
         row = {"spearman": low + 0.1, "low": low, "high": low + 0.2, "over": "shots", "error": "repetition"}
         cell = {"model": "m", "space": "read", "seed": 0, "error": "repetition", "peak of spread": 4}
-        onsets = [{**cell, "starts": starts, "largest": 9}]
+        at = {"exact peak": 2, "sd at peak": 0.5, "sd at last": last}
+        onsets = [{**cell, **at, "starts": starts, "largest": 9}]
         assert any("largest spread" in one.what for one in _places(onsets))
         (one,) = _conclusions([row], onsets, 2)
+        assert ("cannot be tested" in one.because) == np.isnan(starts)
         return one.verdict
 
     assert said(4.0, 0.3) == "holds"
     assert said(4.0, -0.5) == "holds partly" and said(6.0, 0.3) == "holds partly"
-    assert said(6.0, -0.5) == "does not hold" and said(float("nan"), -0.5) == "does not hold"
+    # A peak at the last shot is none that stands above it.
+    assert said(6.0, 0.3, last=0.5) == "does not hold" and said(float("nan"), 0.3) == "holds partly"
 
 
 def test_errors_of_lists_are_those_of_the_logits(checkpoint: Any) -> None:

@@ -70,7 +70,7 @@ def model_size(
     n, seed = integer("n", n, least=8), integer("seed", seed)
     sets = {name: demonstrations(prompts, model, shots=shots, n=n, seed=seed) for name, model in of.items()}
     settings = {
-        "experiment": "model size",
+        "experiment": "model size", "models": list(of),
         "prompts": prompts if isinstance(prompts, str) else list(prompts),
         "shots": shots, "n": n, "spaces": list(spaces), "sigma": sigma, "seed": seed,
     }  # fmt: skip

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tl_emergence.capture.spaces import Space
@@ -17,6 +18,10 @@ from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, run
 from tl_emergence.experiments.parts import Models, Parts, named_models
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
 from tl_emergence.prompts import demonstrations, sentences
+from tl_emergence.prompts.sources import DATASETS
+
+HUB_WINDOWS = 20_000
+"""Windows that are read of a source on the hub, which has millions."""
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -60,8 +65,8 @@ def natural_text(
         workdir: Keep finished parts there, so that an experiment that was stopped goes on.
 
     Returns:
-        Parts `model/start-8` and so on, and `model/list`; table `curves`; conclusions on the claims "every
-        token" and "positive".
+        Parts `model/start-8` and so on, and `model/list`; tables `curves` and `tokens`; conclusions on the
+        claims "every token" and "positive".
 
     Raises:
         SettingError: A number or anchor out of range, no text source, a work folder of another experiment.
@@ -79,7 +84,7 @@ def natural_text(
         )
     source = texts if isinstance(texts, str | PathLike) else list(texts)
     settings = {
-        "experiment": "natural text",
+        "experiment": "natural text", "models": list(of),
         "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
         "n": n, "n_tokens": list(lengths), "anchors": list(anchors),
         "beside": beside if isinstance(beside, str) else list(beside),
@@ -87,17 +92,18 @@ def natural_text(
     }  # fmt: skip
     # Everything that can be refused is refused before a model runs.
     sets: dict[str, PromptSet] = {}
+    number = most(source)
     for model_name, model in of.items():
         for anchor in anchors:
             for length in lengths:
-                whole = sentences(source, model, n_tokens=length, anchor=anchor)  # type: ignore[arg-type]
+                whole = sentences(source, model, n_tokens=length, anchor=anchor, n=number)  # type: ignore[arg-type]
                 sets[f"{model_name}/{anchor}-{length}"] = drawn(whole, n, seed)
         sets[f"{model_name}/list"] = demonstrations(beside, model, n=n, seed=seed)
     settings["prompts"] = {key: prompts.content_hash for key, prompts in sets.items()}
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    curves, findings = [], []
+    curves, findings, tokens = [], [], []
     for key, prompts in sets.items():
-        model_name, kind = key.split("/")
+        model_name, kind = key.rsplit("/", 1)
 
         def run(work: Path | None, model: Any = of[model_name], prompts: PromptSet = prompts) -> Any:
             return information_emergence(
@@ -109,16 +115,23 @@ def natural_text(
         curves += curve_rows(parts.results[key], {"model": model_name, "kind": kind})
         for space, of_run, one in runs(parts.results[key]):
             if of_run == "model":
-                findings += _findings(f"{model_name}, {kind}, {space}", kind, curve(one))
+                about = {"model": model_name, "kind": kind, "space": space}
+                tokens.append({**about, **_counts(curve(one))})
+                findings += _findings(f"{model_name}, {kind}, {space}", kind, curve(one), tokens[-1])
     return ExperimentResult(
         name="natural text",
         question=QUESTION,
         parts=parts.results,
-        tables={"curves": frame(curves)},
+        tables={"curves": frame(curves), "tokens": frame(tokens)},
         findings=tuple(findings),
-        conclusions=tuple(_conclusions(findings)),
+        conclusions=tuple(_conclusions(findings, tokens)),
         settings=settings,
     )
+
+
+def most(source: Any) -> int | None:
+    """Return how many windows to read: all of a text, of a source on the hub the first `HUB_WINDOWS`."""
+    return HUB_WINDOWS if isinstance(source, str) and source.lower() in DATASETS else None
 
 
 def drawn(prompts: PromptSet, n: int, seed: int) -> PromptSet:
@@ -138,14 +151,25 @@ def drawn(prompts: PromptSet, n: int, seed: int) -> PromptSet:
     return prompts.take(order[:n].tolist())
 
 
-def _findings(where: str, kind: str, found: Curve) -> Iterator[Finding]:
+def _counts(found: Curve) -> dict[str, int]:
+    """Return at how many tokens emergence rises, falls, or neither for sure; and exact emergence."""
     rises = [found.rise(t) for t in range(1, len(found.values))]
-    claim = "staircase" if kind == "list" else "every token"
     up = sum(change - 1.96 * error > 0 for change, error in rises)
-    exact = sum(float(found.exact[t] - found.exact[t - 1]) > 1e-9 for t in range(1, len(found.values)))
-    yield Finding(
-        claim, where, f"tokens at which emergence rises, of {len(rises)} (exact: {exact})", up, unit="tokens"
+    down = sum(change + 1.96 * error < 0 for change, error in rises)
+    exact = np.diff(found.exact)
+    return {
+        "tokens": len(rises), "rises": up, "falls": down, "undecided": len(rises) - up - down,
+        "exact rises": int((exact > 1e-9).sum()), "exact falls": int((exact < -1e-9).sum()),
+    }  # fmt: skip
+
+
+def _findings(where: str, kind: str, found: Curve, counts: dict[str, Any]) -> Iterator[Finding]:
+    claim = "staircase" if kind == "list" else "every token"
+    said = (
+        f"tokens at which emergence rises, of {counts['tokens']} (falls: {counts['falls']}; exact rises: "
+        f"{counts['exact rises']})"
     )
+    yield Finding(claim, where, said, counts["rises"], unit="tokens")
     yield with_error(
         "positive", where, f"emergence at the last token (exact: {found.exact[-1]:.2f})",
         float(found.values[-1]), float(found.stderr[-1]),
@@ -159,20 +183,19 @@ def _findings(where: str, kind: str, found: Curve) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _conclusions(findings: Sequence[Finding]) -> Iterator[Conclusion]:
-    texts = [one for one in findings if one.claim == "every token"]
-    counts = [one for one in texts if one.unit == "tokens"]
-    late = [one for one in texts if one.unit == "bits"]
-    steps = sum(int(one.what.split(" of ")[1].split()[0]) for one in counts)
-    up = int(sum(one.value for one in counts))
+def _conclusions(findings: Sequence[Finding], tokens: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
+    texts = [row for row in tokens if row["kind"] != "list"]
+    late = [one for one in findings if one.claim == "every token" and one.unit == "bits"]
+    total = {name: sum(row[name] for row in texts) for name in ("tokens", "rises", "falls", "exact rises")}
     rising, falling = sum(one.low > 0 for one in late), sum(one.high < 0 for one in late)
-    whole = up == steps
+    whole = total["rises"] == total["tokens"]
     yield Conclusion(
         "every token",
-        "holds" if whole else "holds partly" if up else "does not hold",
-        f"emergence rises at {up} of {steps} tokens of text. Over the second half of the windows it rises in "
-        f"{rising} of {len(late)} cells and falls in {falling}; the exact curve is the entropy of the prefix "
-        "less the mean entropy of its tokens, and stops at log2 N.",
+        "holds" if whole else "holds partly" if total["rises"] else "does not hold",
+        f"emergence rises at {total['rises']} of {total['tokens']} tokens of text and falls at "
+        f"{total['falls']}; exact emergence rises at {total['exact rises']}. Over the second half of the "
+        f"windows it rises in {rising} of {len(late)} cells and falls in {falling}; the exact curve is the "
+        "entropy of the prefix less the mean entropy of its tokens, and stops at log2 N.",
     )
     last = [one for one in findings if one.claim == "positive"]
     above = sum(one.low > 0 for one in last)

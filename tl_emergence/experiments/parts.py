@@ -30,9 +30,26 @@ def named_models(models: Any | Models) -> dict[str, Any]:
     found = dict(models) if isinstance(models, Mapping) else {_own_name(models): models}
     if not found:
         raise SettingError("no model", seen="none", expected="one or several", fix="Pass a model.")
-    for model in found.values():
+    for name, model in found.items():
+        check_name(name)
         compat.check_model(model)
     return found
+
+
+def check_name(name: Any) -> str:
+    """Return a name that can be a folder's.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    if isinstance(name, str) and name.strip() and name not in (".", "..") and not {"/", "\\"} & set(name):
+        return name
+    raise SettingError(
+        "a name that cannot name a part",
+        seen=repr(name),
+        expected="a string without / or \\",
+        fix="Name the model by the last part of its name: 'pythia-70m', not 'EleutherAI/pythia-70m'.",
+    )
 
 
 def _own_name(model: Any) -> str:

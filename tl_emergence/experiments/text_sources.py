@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,16 +13,18 @@ import numpy as np
 
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer
+from tl_emergence.circuits.units import block_values
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
 from tl_emergence.experiments.generation import continuations, up_to_full_stops
 from tl_emergence.experiments.matching import alike, token_entropy
-from tl_emergence.experiments.natural_text import drawn
-from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.natural_text import drawn, most
+from tl_emergence.experiments.parts import Models, Parts, check_name, named_models
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
 from tl_emergence.prompts import sentences
 from tl_emergence.prompts.sources import read_texts
+from tl_emergence.results import AnyResult, EmergenceResult
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -29,6 +33,7 @@ QUESTION = "Has text by models more emergence than text by humans, once their to
 HUMAN = "human"
 _OPENING_TOKENS = 16
 _CONTEXT_WORDS = 40
+_HUB_TEXTS = 2000
 _MORE_TOKENS = 4  # what a writer writes in n + 4 tokens has n of the reader's, nearly always
 
 
@@ -57,7 +62,9 @@ def text_sources(
     *matched*, drawn so that the mean entropy of their tokens, the exact micro, agrees between sources
     (`matching.alike`). With equal N and length the cap is the same, so that what the vocabulary alone does
     shows in the difference between the two. Emergence is that at the last token, the mean over blocks 1 and
-    up.
+    up. Errors of differences hold that of the estimate and that of the draw of windows, the standard
+    deviation of pointwise emergence over root n: to first order what other windows of the same source would
+    change.
 
     Args:
         models: The models that write, by name; one of them reads.
@@ -78,8 +85,8 @@ def text_sources(
         claim "text sources".
 
     Raises:
-        SettingError: A reader that is not among the models, a number out of range, too few windows of a
-            source.
+        SettingError: A reader that is not among the models, two sources of one name, a number out of range,
+            too few windows of a source.
         TokenError: A text source that is empty, too short, no text, or not UTF-8.
         HookError, StateError: As `information_emergence`.
 
@@ -87,23 +94,29 @@ def text_sources(
         `information_emergence` a source.
     """
     of = named_models(models)
-    who = next(iter(of)) if reader is None else reader
-    if who not in of or HUMAN in {*of, *(written or {})}:
+    others = {check_name(name): list(texts) for name, texts in (written or {}).items()}
+    twice = sorted(({HUMAN} & {*of, *others}) | (set(of) & set(others)))
+    if twice:
         raise SettingError(
-            "no such reader" if who not in of else "a source of that name is kept for humans",
-            seen=repr(who), expected=f"one of {list(of)}; {HUMAN!r} is the text given",
-            fix="Name one of the models.",
+            "two sources of one name", seen=twice, expected=f"names that differ; {HUMAN!r} is the text given",
+            fix="Rename them.",
         )  # fmt: skip
+    who = next(iter(of)) if reader is None else reader
+    if who not in of:
+        raise SettingError(
+            "no such reader", seen=repr(who), expected=f"one of {list(of)}", fix="Name one of the models."
+        )
     n, seed = integer("n", n, least=16), integer("seed", seed)
     source = texts if isinstance(texts, str | PathLike) else list(texts)
-    human: PromptSet = sentences(source, of[who], n_tokens=n_tokens)  # type: ignore[arg-type]
+    human: PromptSet = sentences(source, of[who], n_tokens=n_tokens, n=most(source))  # type: ignore[arg-type]
     openings = _openings(source, integer("n_texts", n_texts, least=1), seed)
     sampled = n_tokens + _MORE_TOKENS
     settings = {
-        "experiment": "text sources", "reader": who,
+        "experiment": "text sources", "models": list(of), "reader": who,
         "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
-        "prompts": human.content_hash, "written": {k: len(v) for k, v in (written or {}).items()},
-        "n_texts": n_texts, "n_tokens": n_tokens, "n": n,
+        "prompts": human.content_hash, "openings": _digest(openings), "sampled": sampled,
+        "written": {name: _digest(texts) for name, texts in others.items()},
+        "n_texts": len(openings), "n_tokens": n_tokens, "n": n,
         "spaces": list(spaces), "sigma": sigma, "seed": seed,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
@@ -119,7 +132,7 @@ def text_sources(
         )["texts"]
         for name, model in of.items()
     }
-    for name, found in {**by_models, **(written or {})}.items():
+    for name, found in {**by_models, **others}.items():
         own = name in by_models  # they begin after a full stop, which is put back
         rows = [f".{text}" for text in found] if own else list(found)
         pools[name] = sentences(rows, of[who], n_tokens=n_tokens, min_tokens=n_tokens, min_stops=1)
@@ -136,8 +149,11 @@ def text_sources(
                     controls=("shuffled_weights",), workdir=work,
                 )  # fmt: skip
 
+            def also(result: AnyResult) -> dict[str, Any]:
+                return {"sd": {f"{space}/{of_run}": _spread(one) for space, of_run, one in runs(result)}}
+
             key = f"{name}/{how}"
-            parts.measure(key, run)
+            sd = parts.measure(key, run, also)["sd"]
             curves += curve_rows(parts.results[key], {"source": name, "how": how})
             for space, of_run, one in runs(parts.results[key]):
                 found = curve(one)
@@ -145,7 +161,8 @@ def text_sources(
                 rows.append(
                     {
                         "source": name, "how": how, "space": space, "run": of_run, "value": value,
-                        "stderr": error, "exact": exact, "token entropy": token_entropy(prompts),
+                        "stderr": error, "sampling error": sd[f"{space}/{of_run}"] / n**0.5, "exact": exact,
+                        "token entropy": token_entropy(prompts),
                         "windows": len(pools[name]), "n": n,
                     }
                 )  # fmt: skip
@@ -156,14 +173,26 @@ def text_sources(
         parts=parts.results,
         tables={"curves": frame(curves), "sources": frame(rows)},
         findings=findings,
-        conclusions=tuple(_conclusions(rows, findings)),
+        conclusions=tuple(_conclusions(rows, list(of))),
         settings=settings,
     )
 
 
+def _spread(result: EmergenceResult) -> float:
+    """Return the standard deviation over windows of pointwise emergence at the last token."""
+    inner = [row for row, layer in enumerate(result.layers) if layer > 0]
+    values = block_values(result, positions=result.positions[-1:]).values[inner].mean(dim=0)
+    return float(values.std())
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
 def _openings(source: Any, n: int, seed: int) -> list[str]:
     """Return the last words up to and with n full stops, drawn with a seed."""
-    found = up_to_full_stops(read_texts(source, None))
+    hub = most(source) is not None  # a source on the hub has millions of texts
+    found = up_to_full_stops(itertools.islice(read_texts(source, None), _HUB_TEXTS if hub else None))
     long = [" ".join(text.split()[-_CONTEXT_WORDS:]) for text in found]
     long = [text for text in long if len(text.split()) >= _OPENING_TOKENS]
     order = np.random.default_rng(seed).permutation(len(long))
@@ -176,10 +205,11 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["source"] != HUMAN:
             base = human[row["how"], row["space"], row["run"]]
+            errors = [one[name] for one in (row, base) for name in ("stderr", "sampling error")]
             yield {
                 **row,
                 "difference": row["value"] - base["value"],
-                "error": float(np.hypot(row["stderr"], base["stderr"])),
+                "error": float(np.linalg.norm(errors)),
                 "exact difference": row["exact"] - base["exact"],
             }
 
@@ -190,7 +220,7 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             yield with_error(
                 "text sources", f"{row['source']}, {row['how']}, {row['space']}",
                 f"emergence (exact {row['exact']:.2f}; token entropy {row['token entropy']:.2f} bits)",
-                row["value"], row["stderr"],
+                row["value"], float(np.hypot(row["stderr"], row["sampling error"])),
             )  # fmt: skip
     for row in _differences(rows):
         run = "" if row["run"] == "model" else ", weights shuffled"
@@ -201,17 +231,30 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _conclusions(rows: Sequence[Mapping[str, Any]], findings: Sequence[Finding]) -> Iterator[Conclusion]:
-    told, above = [], {}
-    for how in ("unmatched", "matched"):
-        of = [row for row in _differences(rows) if row["how"] == how and row["run"] == "model"]
-        up = sum(row["difference"] > 1.96 * row["error"] for row in of)
-        down = sum(row["difference"] < -1.96 * row["error"] for row in of)
-        above[how] = (up, len(of))
-        told.append(f"{how}: higher than the human text in {up} of {len(of)} cells, lower in {down}")
-    up, count = above["matched"]
+def _sign(row: Mapping[str, Any]) -> int:
+    """Return 1 or -1 for a difference whose interval excludes 0, else 0."""
+    return int(np.sign(row["difference"])) if abs(row["difference"]) > 1.96 * row["error"] else 0
+
+
+def _conclusions(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Iterator[Conclusion]:
+    cells: dict[tuple[str, str], dict[str, int]] = {}
+    for row in _differences(rows):
+        if row["run"] == "model":
+            cells.setdefault((row["source"], row["space"]), {})[row["how"]] = _sign(row)
+    names = {1: "higher", -1: "lower", 0: "no different"}
+    told = "; ".join(
+        f"{source} in {space}: {names[of['unmatched']]} unmatched, {names[of['matched']]} matched"
+        for (source, space), of in cells.items()
+    )
+    kept = sum(of["unmatched"] == of["matched"] != 0 for of in cells.values())
+    there = sum(of["unmatched"] != 0 for of in cells.values())
+    up = sum(of["matched"] > 0 for of in cells.values())
+    others = len({source for source, _ in cells} - set(models))
+    verdict = "holds" if up == len(cells) else "holds partly" if up else "does not hold"
     yield Conclusion(
         "text sources",
-        "holds" if up == count else "holds partly" if up else "does not hold",
-        "; ".join(told) + f". The writers were {len({r['source'] for r in rows}) - 1} small models.",
+        "holds partly" if verdict == "holds" and not others else verdict,
+        f"emergence of a source beside that of the human text: {told}. Of {there} differences {kept} survive "
+        f"the matching with their sign. Writers: {len(models)} of the models here, {others} other source(s); "
+        + ("what large models write was not read." if not others else "the others were given as texts."),
     )

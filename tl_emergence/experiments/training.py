@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer
 from tl_emergence.emergence import information_emergence
@@ -56,7 +57,8 @@ def training(
         A part a step, `step-00200`; tables `curves` and `steps`. The paper makes no claim about training.
 
     Raises:
-        SettingError: No checkpoint, a step that is no whole number, a work folder of another experiment.
+        SettingError: No checkpoint, a step that is no whole number, a work folder of another experiment
+            or of other weights.
         TokenError, HookError, StateError: As `information_emergence`.
 
     Cost: one `information_emergence` a step.
@@ -69,14 +71,16 @@ def training(
         "experiment": "training", "steps": steps, "n": n,
         "prompts": list(prompts) if described is None else described,  # type: ignore[arg-type]
         "spaces": list(spaces), "sigma": sigma, "seed": seed,
+        "prepend_bos": prepend_bos, "bos_token_id": bos_token_id,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, {})
     curves, rows, findings = [], [], []
     for step in steps:
         key, last = f"step-{step:06d}", step == steps[-1]
 
-        def run(work: Path | None, step: int = step, last: bool = last) -> Any:
-            model = checkpoints[step]()
+        model = checkpoints[step]()  # also of a step that is done: its weights must be those of before
+
+        def run(work: Path | None, model: Any = model, last: bool = last) -> Any:
             lists = isinstance(prompts, str) or not hasattr(prompts, "tokens")
             drawn: Any = demonstrations(prompts, model, n=n, seed=seed) if lists else prompts  # type: ignore[arg-type]
             return information_emergence(
@@ -85,7 +89,16 @@ def training(
                 prepend_bos=prepend_bos, bos_token_id=bos_token_id,
             )  # fmt: skip
 
-        parts.measure(key, run)
+        weights = model_fingerprint(model)
+        kept = parts.measure(key, run, lambda _, weights=weights: {"weights": weights})
+        if kept["weights"] != weights:
+            raise SettingError(
+                f"step {step:,} is not the model that was measured before",
+                seen="other weights",
+                expected="the weights of the part that is kept",
+                fix="Name another work folder, or delete this one.",
+            )
+        del model, run  # one model in memory at a time
         curves += curve_rows(parts.results[key], {"step": step})
         for space, of_run, one in runs(parts.results[key]):
             found = curve(one)

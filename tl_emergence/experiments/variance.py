@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
@@ -21,6 +23,7 @@ from tl_emergence.experiments.parts import Models, Parts, named_models
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
 from tl_emergence.experiments.shots import crossing
 from tl_emergence.prompts import LISTS, demonstrations
+from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.results import AnyResult
 
 if TYPE_CHECKING:
@@ -54,6 +57,9 @@ def variance(
     * over prompts: how far a prompt's emergence lies from the mean, |e_i - mean|, with its error, within each
       shot; the mean over shots and seeds, its interval by resampling prompts.
 
+    The exact spread stands beside each: prompts that share a prefix differ from others without any model. The
+    spread holds the noise of the estimator, prompt by prompt, too, which lowers correlations over prompts.
+
     Where a model starts to err is read off each error by itself (`onset`): the first shot at which it rises,
     prompt by prompt, above an earlier one. An error that only falls from the first shot on has no such place.
 
@@ -86,7 +92,7 @@ def variance(
         raise SettingError("no seed", seen="none", expected="one or several", fix="Pass seeds=[0, 1, 2].")
     entities = LISTS[prompts] if isinstance(prompts, str) and prompts in LISTS else prompts
     settings = {
-        "experiment": "variance",
+        "experiment": "variance", "models": list(of),
         "prompts": prompts if isinstance(prompts, str) else list(prompts),
         "most": most, "n": n, "seeds": list(chosen), "spaces": list(spaces), "sigma": sigma,
         "resamples": integer("resamples", resamples, least=20),
@@ -94,7 +100,7 @@ def variance(
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
     spread, onsets, correlations, passed = [], [], [], 0
     for model_name, model in of.items():
-        kept = {}
+        kept, exact = {}, {}
         for seed in chosen:
             drawn = demonstrations(prompts, model, shots=most, n=n, seed=seed)
 
@@ -114,10 +120,11 @@ def variance(
                 }
 
             passed = crossing(drawn, n)
+            exact[seed] = exact_spread(drawn)
             kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
         for space in spaces:
-            spread += _spread(model_name, space, kept)
-            onsets += _onsets(model_name, space, kept)
+            spread += _spread(model_name, space, kept, exact)
+            onsets += _onsets(model_name, space, kept, exact)
             correlations += _correlations(model_name, space, kept, resamples)
     findings = (*_places(onsets), *_findings(correlations))
     return ExperimentResult(
@@ -138,6 +145,30 @@ def _pointwise(result: Any) -> list[list[float]]:
     return [block_values(result, positions=[t]).values[inner].mean(dim=0).tolist() for t in separators]
 
 
+def exact_spread(prompts: PromptSet) -> list[float]:
+    """Return the standard deviation over prompts of exact pointwise emergence at all separators but the last.
+
+    Prompt by prompt log2(N / prompts of the same prefix), less the mean over its tokens of log2(N / prompts
+    with that token there): what differs between prompts without any model, since some share a prefix.
+
+    Example:
+        >>> import torch
+        >>> from tl_emergence.prompts import from_tokens
+        >>> exact_spread(from_tokens(torch.tensor([[5, 1, 6, 1], [5, 1, 7, 1], [8, 1, 6, 1]])))
+        [0.2886...]
+    """
+    n = len(prompts)
+
+    def information(ids: Int[Tensor, " prompt"]) -> Float[Tensor, " prompt"]:
+        _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        return (n / counts.double()).log2()[inverse]
+
+    macro = torch.stack([information(ids) for ids in prefix_ids(prompts.tokens)])
+    alone = torch.stack([information(column) for column in prompts.tokens.T])
+    micro = alone.cumsum(dim=0) / torch.arange(1, len(alone) + 1)[:, None]
+    return (macro - micro).std(dim=1)[1:-1:2].tolist()
+
+
 def _over_layers(result: Any) -> list[float]:
     """Return the standard deviation over blocks of emergence at the separator of each shot but the last."""
     inner = [row for row, layer in enumerate(result.layers) if layer > 0]
@@ -152,7 +183,9 @@ def _arrays(
         yield seed, np.array(found["emergence"][space]), errors
 
 
-def _spread(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _spread(
+    model: str, space: str, kept: Mapping[int, Mapping[str, Any]], exact: Mapping[int, Sequence[float]]
+) -> list[dict[str, Any]]:
     rows = []
     for seed, emergence, errors in _arrays(space, kept):
         for j in range(len(emergence)):
@@ -160,7 +193,7 @@ def _spread(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> li
                 {
                     "model": model, "space": space, "seed": seed, "shot": j + 1,
                     "emergence": float(emergence[j].mean()),
-                    "sd over prompts": float(emergence[j].std(ddof=1)),
+                    "sd over prompts": float(emergence[j].std(ddof=1)), "exact sd": exact[seed][j],
                     "sd over blocks": float(kept[seed]["over layers"][space][j]),
                     **{name: float(values[j].mean()) for name, values in errors.items()},
                 }
@@ -168,15 +201,20 @@ def _spread(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> li
     return rows
 
 
-def _onsets(model: str, space: str, kept: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _onsets(
+    model: str, space: str, kept: Mapping[int, Mapping[str, Any]], exact: Mapping[int, Sequence[float]]
+) -> list[dict[str, Any]]:
     rows = []
     for seed, emergence, errors in _arrays(space, kept):
-        peak = int(emergence.std(axis=1, ddof=1).argmax()) + 1
+        spread = emergence.std(axis=1, ddof=1)
+        peak = int(spread.argmax()) + 1
         for name, values in errors.items():
             starts = onset(values)
             rows.append(
                 {
                     "model": model, "space": space, "seed": seed, "error": name, "peak of spread": peak,
+                    "exact peak": int(np.argmax(exact[seed])) + 1, "sd at peak": float(spread[peak - 1]),
+                    "sd at last": float(spread[-1]),
                     "starts": float("nan") if starts is None else float(starts),
                     "largest": int(values.mean(axis=1).argmax()) + 1,
                 }
@@ -274,27 +312,38 @@ def _conclusions(
 ) -> Iterator[Conclusion]:
     known = [row for row in correlations if not np.isnan(row["spearman"])]
     signs = {over: _signs([row for row in known if row["over"] == over]) for over in ("shots", "prompts")}
-    started = [row for row in onsets if not np.isnan(row["starts"])]
-    same = sum(row["peak of spread"] == row["starts"] for row in started)
     up, down = _counts([row for row in known if row["over"] == "shots"])
-    # The claim is about shots: a peak where errors start, and a spread that goes with the errors.
+    cells = {(row["model"], row["space"], row["seed"]): row for row in onsets}
+    peaks = sorted({row["peak of spread"] for row in cells.values()})
+    ratios = [row["sd at peak"] / row["sd at last"] for row in cells.values()]
+    changes = all(
+        min(r["sd at peak"] for r in of) > max(r["sd at last"] for r in of)
+        for of in ([r for r in cells.values() if (r["model"], r["space"]) == one[:2]] for one in cells)
+    )
+    exact = sum(row["peak of spread"] == row["exact peak"] for row in cells.values())
+    # Errors do not depend on the space; a peak does.
+    errors = {(row["model"], row["seed"], row["error"]) for row in onsets}
+    started = [row for row in onsets if not np.isnan(row["starts"])]
+    starting = {(row["model"], row["seed"], row["error"]) for row in started}
+    same = sum(row["peak of spread"] == row["starts"] for row in started)
     together = bool(started) and 2 * same >= len(started)
-    whole, partly = together and up > 0 and down == 0, together or up > down
-    verdict = "holds" if whole else "holds partly" if partly else "does not hold"
+    whole = changes and together and up > 0 and down == 0
+    verdict = "holds" if whole else "holds partly" if changes or together else "does not hold"
     starts = (
-        f"start at shots {_range([int(row['starts']) for row in started])}; the peak is there in {same} of "
-        f"{len(started)} cases"
+        f"{len(starting)} of {len(errors)} (model, seed, error) start to rise, at shots "
+        f"{_range([int(row['starts']) for row in started])}, and the peak is there in {same} of "
+        f"{len(started)} pairs with a space"
         if started
-        else "start nowhere"
+        else "no error starts to rise anywhere, so that this part cannot be tested"
     )
     yield Conclusion(
         "variance",
         verdict,
-        f"the spread over prompts peaks at shots {_range([row['peak of spread'] for row in onsets])} (the "
-        f"entropy of a list passes log2 N at shot {passed}); errors, where they start to rise at all, "
-        f"{starts} ({len(onsets) - len(started)} of {len(onsets)} never rise). Correlations whose interval "
-        "excludes 0: "
-        f"over shots {signs['shots']}; over prompts {signs['prompts']}.",
+        f"the spread over prompts {'changes' if changes else 'does not surely change'} with the number of "
+        f"shots: it peaks at shots {_range(peaks)}, {min(ratios):.1f} to {max(ratios):.1f} times that at the "
+        f"last. So does the exact spread, that of the prompts without a model, in {exact} of {len(cells)} "
+        f"runs (the entropy of a list passes log2 N at shot {passed}). Errors: {starts}. Correlations whose "
+        f"interval excludes 0: over shots {signs['shots']}; over prompts {signs['prompts']}.",
     )
 
 

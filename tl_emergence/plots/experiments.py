@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,10 @@ def _panels(
     return figure, grid
 
 
+def _colours() -> Iterator[str]:
+    return itertools.cycle(_COLOURS)
+
+
 def _unique(table: pd.DataFrame, column: str) -> list[Any]:
     return list(dict.fromkeys(table[column]))
 
@@ -95,7 +100,7 @@ def _shots(result: ExperimentResult) -> Figure:
     for (model, name), row in zip(cells, grid, strict=True):
         for space, axes in zip(spaces, row, strict=True):
             of = _where(curves, model=model, list=name, space=space)
-            for size, colour in zip(sizes, _COLOURS, strict=False):
+            for size, colour in zip(sizes, _colours(), strict=False):
                 _curve(axes, _where(of, n=size), colour)
                 axes.axhline(math.log2(size), color=colour, linestyle=":", linewidth=1)
             last = max(of["pos"].tolist())
@@ -103,7 +108,7 @@ def _shots(result: ExperimentResult) -> Figure:
             axes.set(title=f"{model}, {name}, {space!r}", ylabel="macro (bits)", ylim=(0, None))
     for axes in grid[-1]:
         axes.set_xlabel("shots (ticks at separators, entities between)")
-    _legend(figure, {f"N = {n:,}": c for n, c in zip(sizes, _COLOURS, strict=False)}, cap=True)
+    _legend(figure, {f"N = {n:,}": c for n, c in zip(sizes, _colours(), strict=False)}, cap=True)
     figure.suptitle("Macro information along a list, mean over blocks, and what the prompts alone would give")
     return figure
 
@@ -114,7 +119,7 @@ def _natural_text(result: ExperimentResult) -> Figure:
     figure, grid = _panels(models, spaces)
     for model, row in zip(models, grid, strict=True):
         for space, axes in zip(spaces, row, strict=True):
-            for kind, colour in zip(kinds, _COLOURS, strict=False):
+            for kind, colour in zip(kinds, _colours(), strict=False):
                 _curve(axes, _where(curves, model=model, space=space, kind=kind), colour)
             last = max(curves["pos"].tolist())
             axes.set_xticks(range(0, last + 1, 2), [str(t + 1) for t in range(0, last + 1, 2)])
@@ -125,7 +130,7 @@ def _natural_text(result: ExperimentResult) -> Figure:
         kind: f"text, {kind.split('-')[1]} tokens at the {kind.split('-')[0]}" if "-" in kind else "list"
         for kind in kinds
     }
-    _legend(figure, {names[k]: c for k, c in zip(kinds, _COLOURS, strict=False)})
+    _legend(figure, {names[k]: c for k, c in zip(kinds, _colours(), strict=False)})
     figure.suptitle(f"Emergence over the tokens of text and of lists, N = {result.settings['n']:,}")
     return figure
 
@@ -192,8 +197,10 @@ def _variance(result: ExperimentResult) -> Figure:
     figure, grid = _panels(models, range(3), width=3.7)
     for model, row in zip(models, grid, strict=True):
         of = _where(spread, model=model)
-        for space, colour in zip(spaces, _COLOURS, strict=False):
+        for space, colour in zip(spaces, _colours(), strict=False):
             _over_seeds(row[0], _where(of, space=space), "sd over prompts", colour, repr(space))
+        exact = _where(of, space=spaces[0]).groupby("shot")["exact sd"].mean()
+        row[0].plot(exact.index, exact, "--", color="0.3", linewidth=1, label="exact")
         row[0].set(title=f"{model}: spread over prompts", ylabel="SD of emergence (bits)", ylim=(0, None))
         one = _where(of, space=spaces[0])
         onsets = _where(result.tables["onsets"], model=model, space=spaces[0])
@@ -231,17 +238,26 @@ def _starts(axes: Axes, rows: pd.DataFrame, column: str, onsets: pd.DataFrame) -
 
 
 def _text_sources(result: ExperimentResult) -> Figure:
-    table = _where(result.tables["sources"], run="model")
+    every = result.tables["sources"]
+    table = _where(every, run="model")
     spaces, sources = _unique(table, "space"), _unique(table, "source")
     figure, grid = _panels([0], spaces, height=3.4)
     for space, axes in zip(spaces, grid[0], strict=True):
         for how, shift, colour in (("unmatched", -0.12, "tab:orange"), ("matched", 0.12, "tab:blue")):
             of = _where(table, space=space, how=how)
             x = np.arange(len(of)) + shift
-            axes.errorbar(
-                x, of["value"], yerr=1.96 * of["stderr"], fmt="o", color=colour, label=f"{how}, measured"
-            )
+            error = 1.96 * np.hypot(of["stderr"], of["sampling error"])
+            axes.errorbar(x, of["value"], yerr=error, fmt="o", color=colour, label=f"{how}, measured")
             axes.plot(x, of["exact"], "_", color=colour, markersize=14, label=f"{how}, exact")
+            control = _where(every, space=space, how=how, run=_CONTROL)
+            axes.plot(
+                x,
+                control["value"],
+                "x",
+                color="0.5",
+                markersize=5,
+                label="_" * (shift < 0) + "weights shuffled",
+            )
         axes.set_xticks(range(len(sources)), sources)
         axes.set(title=f"read by {result.settings['reader']}, {space!r}", ylabel="emergence (bits)")
     grid[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
