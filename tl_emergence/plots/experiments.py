@@ -199,8 +199,8 @@ def _variance(result: ExperimentResult) -> Figure:
         of = _where(spread, model=model)
         for space, colour in zip(spaces, _colours(), strict=False):
             _over_seeds(row[0], _where(of, space=space), "sd over prompts", colour, repr(space))
-        exact = _where(of, space=spaces[0]).groupby("shot")["exact sd"].mean()
-        row[0].plot(exact.index, exact, "--", color="0.3", linewidth=1, label="exact")
+        exact = _where(of, space=spaces[0]).groupby("shot", as_index=False)["exact sd"].agg("mean")
+        row[0].plot(exact["shot"], exact["exact sd"], "--", color="0.3", linewidth=1, label="exact")
         row[0].set(title=f"{model}: spread over prompts", ylabel="SD of emergence (bits)", ylim=(0, None))
         one = _where(of, space=spaces[0])
         onsets = _where(result.tables["onsets"], model=model, space=spaces[0])
