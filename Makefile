@@ -36,7 +36,7 @@ test-matrix: .venv/.dev
 	$(MAKE) $(MATRIX:%=matrix-%)
 
 $(MATRIX:%=matrix-%): matrix-%: .venv-%/.installed
-	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) .venv-$*/bin/python -m pytest -m matrix -p no:cacheprovider $(SHARED)
+	TL_EMERGENCE_AGREEMENT=$(AGREEMENT) .venv-$*/bin/python -m pytest -m matrix -p no:cacheprovider
 
 benchmark: .venv/.dev  ## the speed and memory of the README: about 20 minutes, nothing else running
 	$(BIN)/python benchmarks/pipeline.py
@@ -75,7 +75,7 @@ build/model_states/seed-%/.made: benchmarks/known_answers/model_prompts.py bench
 
 .venv-%/.installed: tests/matrix/%.txt pyproject.toml
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet -c $< -e . pytest pytest-xdist hypothesis beartype
+	.venv-$*/bin/python -m pip install --quiet -c $< -e . pytest hypothesis beartype
 	touch $@
 
 clean:

@@ -53,7 +53,7 @@ def natural_text(
     Args:
         models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
         texts: What `prompts.sentences` takes: "persuasion" (a novel that comes with the package), a file,
-            strings, "openorca", "openhermes".
+            strings, "openorca", "openhermes" (their first 20,000 windows).
         n: Prompts a set, the same for all.
         n_tokens: Lengths of windows.
         anchors: Where windows lie: "start" (after a full stop), "end" (before one).
