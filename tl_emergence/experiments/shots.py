@@ -145,7 +145,8 @@ def _knees(macro: Curve, emergence: Curve) -> dict[str, int]:
     """Return the knees of the measured and of the exact curves, in shots, and how many shots there were."""
 
     def knee(values: np.ndarray) -> int:
-        return int(np.flatnonzero(values[1::2] >= KNEE * values[1::2].max())[0]) + 1
+        of, most = values[1::2], values[1::2].max()  # emergence may lie below 0 everywhere
+        return int(np.flatnonzero(of >= most - (1 - KNEE) * abs(most))[0]) + 1
 
     return {
         "knee": knee(macro.values), "exact_knee": knee(macro.exact),

@@ -154,8 +154,9 @@ def exact_spread(prompts: PromptSet) -> list[float]:
     Example:
         >>> import torch
         >>> from tl_emergence.prompts import from_tokens
-        >>> exact_spread(from_tokens(torch.tensor([[5, 1, 6, 1], [5, 1, 7, 1], [8, 1, 6, 1]])))
-        [0.2886...]
+        >>> lists = from_tokens(torch.tensor([[5, 1, 6, 1], [5, 1, 7, 1], [8, 1, 6, 1]]))
+        >>> [round(bits, 3) for bits in exact_spread(lists)]
+        [0.289]
     """
     n = len(prompts)
 
