@@ -21,8 +21,8 @@ demo: .venv/.demo  ## the main job on Gemma 3 270M: table, figures and result in
 test: lint  ## everything, also what needs a real model, and the tutorials
 	$(BIN)/python -m pytest $(SHARED)
 
-test-fast: .venv/.dev  ## the unit suite: under two minutes
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: .venv/.dev  ## the unit suite: about four minutes
+	$(BIN)/python -m pytest $(SHARED) -m "not slow"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
