@@ -14,17 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tl_emergence.experiments import CLAIMS, Conclusion, ExperimentResult, Finding, load_experiment
+from tl_emergence.selection import singles
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "tutorials" / "reproduction"
 FIGURES = ROOT / "tutorials" / "figures"
 PAGE = ROOT / "REPRODUCTION.md"
-EXPERIMENTS = ("shots", "natural-text", "model-size", "variance", "text-sources")
+EXPERIMENTS = ("shots", "natural-text", "model-size", "small-models", "variance", "text-sources")
 """Folders of the experiments that bear on claims, in the order of the page."""
-_SHOWN = 16
+_COMMANDS = {"small-models": "python -m tutorials.induction.sizes"}
+"""What made a result, where it was not `tl-emergence experiment` with the models it names."""
+_SHOWN = 4
 _HEADLINES = {
     "positive": "emergence at the last",
-    "staircase": "mean rise of emergence",
+    "staircase": "mean rise of emergence at",
     "every token": "tokens at which",
     "variance": "Spearman, spread",
     "text sources": "difference",
@@ -33,19 +36,26 @@ _HEADLINES = {
 
 _HEAD = """# The paper's claims, run again
 
-Chen, Yang, Zhu, Wang: *Quantifying Emergence in Large Language Models* (arXiv 2405.12617). Each row is one
-claim of the paper, by one experiment. All of this page was written by `python -m benchmarks.reproduction`
-from the saved results in `tutorials/reproduction`, which `tl-emergence experiment` made; intervals are of
-95 %. All information is that of the estimator `noise`, not of the paper's (`mine_paper`, the largest of
-10,000 in-sample values, which has no known error). The models are small: what does not hold here may hold
-elsewhere.
+Chen, Yang, Zhu, Wang: *Quantifying Semantic Emergence in Language Models* (ACL 2025; arXiv 2405.12617, whose
+first version, of which these are the claims, had *Emergence in Large Language Models* in its title). Each row
+is one claim, by one experiment. All of this page was written by `python -m benchmarks.reproduction` from the
+saved results in `tutorials/reproduction`; the command that made each stands above its numbers.
+
+* *Numbers.* Information is that of the estimator `noise` at one sigma, not of the paper's (`mine_paper`, the
+  largest of 10,000 in-sample values, which has no known error). Emergence, macro and their rises are means
+  over blocks 1 and up, which hides that blocks differ; a cell is a model and a space (and a text).
+* *Intervals* are of 95 %: of the estimate on the prompts at hand; in `variance` over prompts; in
+  `text-sources` of the estimate and of the draw of windows.
+* *Verdicts.* `holds`: in every cell. `holds partly`: in some, or one part of the claim of two. `does not
+  hold`: in none (of tokens: in less than half). `cannot be tested here`: too few models or shots, or no
+  difference resolved. The models are small: what does not hold here may hold elsewhere.
 
 """
 
 
 def page(results: dict[str, ExperimentResult]) -> str:
     """Return REPRODUCTION.md."""
-    lines = ["| claim | what was run | what came out | verdict | figure |", "|---|---|---|---|---|"]
+    lines = ["| claim | verdict | what came out | what was run | figure |", "|---|---|---|---|---|"]
     for claim, said in CLAIMS.items():
         rows = [
             _row(said, key, result, one)
@@ -54,13 +64,26 @@ def page(results: dict[str, ExperimentResult]) -> str:
             if one.claim == claim
         ]
         lines += rows or [f"| {said} | nothing yet | | not run yet | |"]
-    parts = [_HEAD + "\n".join(lines) + "\n", "## Every number\n"]
+    parts = [_HEAD + _models(results) + "\n".join(lines) + "\n", "## Every number\n"]
     for key, result in results.items():
         rows = [f"| {one.claim} | {one.where} | {one.what} | {one.text()} |" for one in result.findings]
-        command = f"`tl-emergence experiment {key} {' '.join(result.settings['models'])} --out {key}`"
-        head = f"### {key}\n\n{result.question}\n\n{command}\n\n![{key}](tutorials/figures/{key}.png)\n"
+        by_name = f"tl-emergence experiment {key} {' '.join(result.settings['models'])} --out {key}"
+        head = f"### {key}\n\n{result.question}\n\n`{_COMMANDS.get(key, by_name)}`\n"
+        head += f"\n![{key}](tutorials/figures/{key}.png)\n"
         parts.append("\n".join([head, "| claim | where | what | value |", "|---|---|---|---|", *rows, ""]))
     return "\n".join(parts)
+
+
+def _models(results: dict[str, ExperimentResult]) -> str:
+    """Return a sentence that says which models ran, quantised or not, from what the parts recorded."""
+    notes = {
+        one.settings["model_note"]
+        for result in results.values()
+        for part in result.parts.values()
+        for one in singles(part)
+        if one.settings.get("model_note")
+    }
+    return f"Packaged models: {'; '.join(sorted(notes))}.\n\n"
 
 
 def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
@@ -69,7 +92,7 @@ def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
     numbers = "<br>".join(f"{f.where}: {f.what}: **{f.text()}**" for f in shown)
     if len(of) > len(shown):
         numbers += f"<br>and {len(of) - len(shown)} more below"
-    cells = [said, _run(key, result), f"{one.because}<br>{numbers}", one.verdict]
+    cells = [said, one.verdict, f"{one.because}<br>{numbers}", _run(key, result)]
     return "| " + " | ".join([*cells, f"[{key}](tutorials/figures/{key}.png)"]) + " |"
 
 
@@ -88,13 +111,14 @@ def _run(key: str, result: ExperimentResult) -> str:
     sizes = s.get("n")
     n = " and ".join(f"{size:,}" for size in sizes) if isinstance(sizes, list) else f"{sizes:,}"
     seeds = s.get("seeds", [s.get("seed")])
+    seeds = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     what = s.get("lists", s.get("prompts", s.get("texts", "")))
     what = ", ".join(map(str, what)) if isinstance(what, list) else what
     prompts = s.get("texts", what)
     reader = f", read by {s['reader']}" if "reader" in s else ""
     return (
         f"{key}: {', '.join(s['models'])}{reader}; {prompts}; N = {n}; noise, sigma {s['sigma']:g}, "
-        f"{' and '.join(s['spaces'])}; seeds {', '.join(map(str, seeds))}"
+        f"{' and '.join(s['spaces'])}; {seeds}"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -10,9 +12,16 @@ from typer.testing import CliRunner, Result
 from tests import toys
 from tl_emergence.cli import app
 from tl_emergence.experiments import load_experiment
+from tl_emergence.prompts import LISTS
 
 pytestmark = pytest.mark.skipif(toys.LENS_MAJOR < 3, reason="a local checkpoint needs a TransformerBridge")
 RUNNER = CliRunner()
+WORDS = [word for word in LISTS["country"] if " " not in word]
+TEXTS = [
+    ". ".join(", ".join(WORDS[(i + k + 3 * j) % len(WORDS)] for k in range(5)) for j in range(6)) + "."
+    for i in range(30)
+]
+"""Sentences of nine of the tokens that the tokenizer of the tests knows."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,47 @@ def test_an_experiment_writes_result_tables_and_figure_and_is_not_run_twice(
     assert again.exit_code == 0 and "holds the finished result" in again.output
     other = run("shots", checkpoint, tmp_path / "out", "--n", "16")
     assert other.exit_code == 2 and "belongs to another run" in other.output
+
+
+def test_a_stopped_command_goes_on_with_the_texts_and_parts_that_are_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = importlib.import_module("tl_emergence.experiments.text_sources")
+    (tmp_path / "human.txt").write_text("\n\n".join(TEXTS))
+    options = ["--texts", str(tmp_path / "human.txt"), "--n", "16", "--seed", "2"]
+    sampled: list[int] = []
+
+    def written(*_: Any, **__: Any) -> list[str]:
+        sampled.append(1)
+        return TEXTS[:20]
+
+    monkeypatch.setattr(sources, "continuations", written)
+    whole = run("text-sources", checkpoint, tmp_path / "whole", *options)
+    assert whole.exit_code == 0, whole.output
+    measure = sources.information_emergence
+    for stop_at, found in ((1, "1 finished parts"), (2, "2 finished parts")):
+        calls: list[int] = []
+
+        def stops(*given: Any, calls: list[int] = calls, stop_at: int = stop_at, **settings: Any) -> Any:
+            calls.append(1)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return measure(*given, **settings)
+
+        sampled.clear()
+        out = tmp_path / f"stopped-{stop_at}"
+        with monkeypatch.context() as patch:
+            patch.setattr(sources, "information_emergence", stops)
+            stopped = run("text-sources", checkpoint, out, *options)
+        assert stopped.exit_code == 130 and "goes on from here" in stopped.output
+        assert not (out / "run.json").exists() and not (out / "result").exists()
+        done = run("text-sources", checkpoint, out, *options)
+        assert done.exit_code == 0 and found in done.output, done.output
+        assert sampled == [1]
+        assert {path.name for path in out.iterdir()} == {"figure.png", "result", "run.json"}
+        for table in ("findings", "curves", "sources"):
+            kept, wanted = (folder / "result" / f"{table}.csv" for folder in (out, tmp_path / "whole"))
+            assert kept.read_bytes() == wanted.read_bytes(), table
 
 
 def test_a_list_of_ones_own_comes_from_a_file(checkpoint: Path, tmp_path: Path) -> None:

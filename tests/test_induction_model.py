@@ -13,7 +13,7 @@ from tl_emergence import circuits, experiments
 from tl_emergence.circuits import induction_scores, previous_token_scores
 from tl_emergence.errors import SettingError
 from tl_emergence.prompts import PromptSet, from_tokens
-from tutorials.induction import sequences
+from tutorials.induction import sequences, sizes
 from tutorials.induction.load import (
     CHECKPOINTS,
     kept_steps,
@@ -48,6 +48,15 @@ def test_checkpoints_are_small_and_no_pickles() -> None:
     assert {path.suffix for path in files} == {".safetensors", ".json"}
     assert sum(path.stat().st_size for path in files) < 2 * MEGABYTE
     assert [entry["step"] for entry in training_log()] == list(kept_steps())
+
+
+def test_models_of_other_widths_are_trained_and_measured_alike() -> None:
+    models = {f"width-{width}": sizes.trained(width, steps=2) for width in (8, 16)}
+    found = sizes.measure(models, n=32)
+    table = found.tables["sizes"].query("run == 'model' and space == 'read'")
+    small, large = table["parameters"].tolist()
+    assert small < large and len(set(table["exact"].tolist())) == 1
+    assert found.conclusions[0].verdict == "cannot be tested here"  # two models make no trend
 
 
 def test_a_step_that_was_not_kept_is_refused_by_name() -> None:

@@ -13,6 +13,7 @@ from tl_emergence.cli_session import (
     errors_on_one_line,
     is_finished,
     load_model,
+    say_what_is_measured,
     use_threads,
     work_folder,
 )
@@ -47,18 +48,28 @@ def experiment(
         ),
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(help="persuasion (a novel); a .txt or .jsonl file; openorca, openhermes.")
+        str | None,
+        typer.Option(help="persuasion, a novel (default); a .txt or .jsonl file; openorca; openhermes."),
     ] = None,
-    n: Annotated[list[int] | None, typer.Option(help="Number of prompts; repeat (shots).")] = None,
-    shots: Annotated[int | None, typer.Option(help="Entities a prompt.")] = None,
+    n: Annotated[
+        list[int] | None,
+        typer.Option(help="Prompts, 160 to 1,024 by default; repeat (shots)."),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(help="Entities a list; 10 (shots, variance)."),
+    ] = None,
     reader: Annotated[str | None, typer.Option(help="Which of the models reads; the first.")] = None,
     step: Annotated[
         list[int] | None,
         typer.Option(help="Training step of a hub name; repeat. Of several models, one each."),
     ] = None,
-    space: Annotated[list[str] | None, typer.Option(help="read, unit, resid; repeat for several.")] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="read, unit, resid; repeat. Default: read, unit."),
+    ] = None,
     sigma: Annotated[float, typer.Option(help="Noise level.")] = 0.5,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat (variance).")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; 0; repeat (variance: 0, 1, 2).")] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts a forward pass.")] = 64,
     threads: Annotated[
         int | None, typer.Option(help="Threads for PyTorch; its own choice by default.")
@@ -89,6 +100,7 @@ def _measured(out: Path, asked: dict[str, Any], threads: int | None) -> Experime
     if is_finished(out, asked):
         return experiments.load_experiment(out / "result")
     use_threads(threads)
+    say_what_is_measured()
     settings = _settings(asked)
     with work_folder(out, asked) as parts:
         function = getattr(experiments, asked["name"].replace("-", "_"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ def work_folder(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
     work = out / ".work"
     new = next((folder for folder in (out, work) if not exists(folder)), None)
     write_atomically(work / "command.json", to_json(asked))
-    done = len([*work.glob("parts/parts/*.safetensors"), *work.glob("parts/parts/**/kept.json")])
+    found = ("parts/*.safetensors", "parts/**/kept.json", "kept/*.json")
+    done = sum(len(list((work / "parts").glob(pattern))) for pattern in found)
     if done:
         typer.echo(f"going on from an earlier run: {done} finished parts found", err=True)
     try:
@@ -96,6 +98,19 @@ def use_threads(threads: int | None) -> None:
     from tl_emergence.checks import integer
 
     torch.set_num_threads(integer("threads", threads, least=1))
+
+
+class _Echo(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(record.getMessage(), err=True)
+
+
+def say_what_is_measured() -> None:
+    """Print what experiments log, part by part."""
+    log = logging.getLogger("tl_emergence.experiments")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Echo) for handler in log.handlers):
+        log.addHandler(_Echo())
 
 
 def load_model(name: str, step: int | None = None) -> Any:

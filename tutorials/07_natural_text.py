@@ -125,7 +125,7 @@ at_end = curves[(curves["pos"] == 7) & (curves["kind"] == "list") & (curves["run
 assert at_end["exact"].round(2).unique().tolist() == [6.69]
 below = at_end.eval("exact - value").round(1)
 assert below.min() == 1.1 and below.max() == 5.4
-assert full.conclusions[0].verdict == "holds partly"
+assert full.conclusions[0].verdict == "does not hold"
 exact = tle.exact_emergence(everything, layers=[1]).emergence[0]
 assert len(everything) == 1723 and (exact.diff() > 0).tolist() == [True] * 3 + [False] * 4
 assert len(here.parts) == (5 if FULL else 2) * len(models)

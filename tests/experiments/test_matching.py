@@ -71,6 +71,15 @@ def test_continuations_are_sampled_with_a_seed_and_leave_the_global_generator(ch
     assert not any(opening in text for opening, text in zip(OPENINGS, first, strict=False))
 
 
+def test_continuations_do_not_depend_on_batch_size(checkpoint: Any) -> None:
+    openings = [" ".join([word] * 4) for word in ("Japan", "China", "France", "Spain", "Italy")]
+    whole, split = (
+        continuations(checkpoint, openings, n_tokens=6, opening_tokens=4, seed=3, batch_size=size)
+        for size in (5, 2)
+    )
+    assert whole == split and len(set(whole)) > 1
+
+
 @pytest.mark.usefixtures("as_shipped")
 def test_openings_and_temperatures_that_cannot_be_are_refused(checkpoint: Any) -> None:
     with pytest.raises(SettingError, match="no opening"):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.edited import run_edited
@@ -51,7 +53,7 @@ def continuations(
         opening_tokens: Tokens shown.
         temperature: Of the sampling; nothing else is cut off (no top-k, no top-p).
         seed: Seed of the sampling. Global random state is not touched.
-        batch_size: Openings a forward pass.
+        batch_size: Openings a forward pass. Texts do not depend on it, but for the rounding of logits.
 
     Raises:
         SettingError: No opening that is long enough, a number out of range.
@@ -76,16 +78,31 @@ def continuations(
         )
     inputs = with_prefix(torch.tensor(ids), compat.bos_token(model, None, None))
     generator = torch.Generator().manual_seed(integer("seed", seed))
+    draws = torch.rand(len(inputs), n_tokens, generator=generator, dtype=torch.float64)
+    batch_size = integer("batch size", batch_size, least=1)
     texts = []
-    for batch in inputs.split(integer("batch size", batch_size, least=1)):
+    for batch, drawn in zip(inputs.split(batch_size), draws.split(batch_size), strict=True):
         rows = batch
-        for _ in range(n_tokens):
+        for u in drawn.T:
             logits = run_edited(model, rows.to(compat.device(model)), logits_at=[rows.shape[1] - 1])
             assert logits is not None
             p = (logits[:, 0].double().cpu() / float(temperature)).softmax(dim=-1)
-            rows = torch.cat([rows, torch.multinomial(p, 1, generator=generator)], dim=1)
+            rows = torch.cat([rows, _sampled(p, u)], dim=1)
         texts += [_text(tokenizer, row) for row in rows[:, batch.shape[1] :].tolist()]
     return texts
+
+
+def _sampled(
+    p: Float[Tensor, "batch vocabulary"], u: Float[Tensor, " batch"]
+) -> Int[Tensor, "batch token=1"]:
+    """Return the token at which the distribution function passes u, uniform in [0, 1), in each row.
+
+    Example:
+        >>> _sampled(torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]), torch.tensor([0.5, 0.0])).tolist()
+        [[2], [1]]
+    """
+    up_to = p.cumsum(dim=-1)
+    return torch.searchsorted(up_to, (u * up_to[:, -1])[:, None], right=True).clamp_max(p.shape[1] - 1)
 
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +14,9 @@ from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer
 from tl_emergence.emergence import information_emergence
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
-from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
-from tl_emergence.prompts import demonstrations
-
-if TYPE_CHECKING:
-    from tl_emergence.prompts import PromptSet
+from tl_emergence.prompts import PromptSet, demonstrations
 
 QUESTION = "Has a larger model more emergence on the same prompts, measured against the ceiling?"
 _LEAST_MODELS = 3
@@ -28,30 +25,36 @@ _LEAST_MODELS = 3
 def model_size(
     models: Any | Models,
     *,
-    prompts: str | Sequence[str] = "country",
+    prompts: str | Sequence[str] | PromptSet = "country",
     shots: int | None = None,
     n: int = 1024,
-    spaces: Sequence[Space] = ("read", "unit"),
+    spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     seed: int = 0,
+    prepend_bos: bool | None = None,
+    bos_token_id: int | None = None,
     batch_size: int = 64,
     workdir: str | PathLike[str] | None = None,
 ) -> ExperimentResult:
-    """Measure emergence of the same lists in several models, as a part of its exact value.
+    """Measure emergence of the same prompts in several models, as a part of its exact value.
 
-    The entities are one token each in every model, and the seed draws the same rows for all, so that exact
-    values are the same: share = emergence / exact emergence at the last separator, both means over blocks 1
-    and up. Absolute bits at a given sigma depend on width and norm, and models of two families differ in
-    more than size; the control with shuffled weights shows how much of a difference is of that kind.
+    Entities of a list are one token each in every model, and the seed draws the same rows for all, so that
+    exact values are the same: share = emergence / exact emergence at the last position, both means over
+    blocks 1 and up. Absolute bits at a given sigma depend on width and norm, and models of two families
+    differ in more than size; the control with shuffled weights shows how much of a difference is of that
+    kind.
 
     Args:
-        models: Models with tokenizers, by name; parameters are counted.
-        prompts: "country", "animal", "color", or entities.
+        models: Models by name, with tokenizers for lists; parameters are counted.
+        prompts: "country", "animal", "color", entities, or a `PromptSet`, whose tokens every model reads as
+            they are: for models of one vocabulary.
         shots: Entities a prompt; what the paper used by default.
-        n: Prompts.
+        n: Prompts, for lists.
         spaces: Coordinates of the states.
         sigma: Noise level of the estimator `noise`.
         seed: Seed of prompts and noise.
+        prepend_bos: As in `information_emergence`.
+        bos_token_id: The BOS token, where the tokenizer does not say.
         batch_size: Prompts a forward pass.
         workdir: Keep finished parts there, so that an experiment that was stopped goes on.
 
@@ -67,12 +70,20 @@ def model_size(
     Cost: one `information_emergence` a model with the control `shuffled_weights`.
     """
     of = named_models(models)
+    spaces = space_names(spaces)
     n, seed = integer("n", n, least=8), integer("seed", seed)
-    sets = {name: demonstrations(prompts, model, shots=shots, n=n, seed=seed) for name, model in of.items()}
+    if isinstance(prompts, PromptSet):
+        sets, n = dict.fromkeys(of, prompts), len(prompts)
+        described: Any = f"{prompts.name} ({prompts.content_hash})"
+    else:
+        sets = {
+            name: demonstrations(prompts, model, shots=shots, n=n, seed=seed) for name, model in of.items()
+        }
+        described = prompts if isinstance(prompts, str) else list(prompts)
     settings = {
-        "experiment": "model size", "models": list(of),
-        "prompts": prompts if isinstance(prompts, str) else list(prompts),
+        "experiment": "model size", "models": list(of), "prompts": described,
         "shots": shots, "n": n, "spaces": list(spaces), "sigma": sigma, "seed": seed,
+        "prepend_bos": prepend_bos, "bos_token_id": bos_token_id,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
     curves, sizes = [], []
@@ -82,6 +93,7 @@ def model_size(
             return information_emergence(
                 model, drawn, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
                 controls=("shuffled_weights",), workdir=work,
+                prepend_bos=prepend_bos, bos_token_id=bos_token_id,
             )  # fmt: skip
 
         parts.measure(name, run)
@@ -104,10 +116,20 @@ def model_size(
     )
 
 
+def counted(parameters: float) -> str:
+    """Return a number of parameters as people say it.
+
+    Example:
+        >>> counted(134_515_008), counted(20_832)
+        ('135 M', '21 k')
+    """
+    return f"{parameters / 1e6:.0f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
+
+
 def _findings(sizes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     for row in sizes:
         what = "model" if row["run"] == "model" else "weights shuffled"
-        where = f"{row['model']} ({row['parameters'] / 1e6:.0f} M parameters), {row['space']}, {what}"
+        where = f"{row['model']} ({counted(row['parameters'])} parameters), {row['space']}, {what}"
         yield with_error(
             "model size", where, "emergence as a part of exact", row["share"], row["stderr"], unit=""
         )
@@ -127,11 +149,14 @@ def _conclusions(sizes: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
         said.append(f"{space}: " + " to ".join(f"{share:.2f}" for share in shares))
     models = len({row["model"] for row in sizes})
     verdict = "holds" if all(grows) else "holds partly" if any(grows) else "does not hold"
+    above = any(row["share"] > 1 for row in sizes if row["run"] == "model")
+    over = "; above 1, tokens alone fall short of their exact value by more than prompts do" if above else ""
     few = f"; {models} model(s) make no trend, and they differ in more than size"
     yield Conclusion(
         "model size",
         "cannot be tested here" if models < _LEAST_MODELS else verdict,
         "from the smallest to the largest, emergence as a part of exact: "
         + "; ".join(said)
+        + over
         + (few if models < _LEAST_MODELS else ""),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +17,8 @@ from tl_emergence.files import exists, read_json, to_json, write_atomically
 from tl_emergence.results import AnyResult, EmergenceResult
 from tl_emergence.saving import load_result
 
+_LOG = logging.getLogger("tl_emergence.experiments")
+
 Models = Mapping[str, Any]
 """Models by the names that tables and figures call them."""
 
@@ -24,9 +27,14 @@ def named_models(models: Any | Models) -> dict[str, Any]:
     """Return models by name; one model alone goes by its own.
 
     Raises:
-        SettingError: No model.
+        SettingError: No model, or several without names.
         HookError: Something that is no TransformerLens model.
     """
+    if isinstance(models, list | tuple):
+        raise SettingError(
+            "models without names", seen=type(models).__name__, expected="a model, or {name: model}",
+            fix="Pass {'gpt2': model}.",
+        )  # fmt: skip
     found = dict(models) if isinstance(models, Mapping) else {_own_name(models): models}
     if not found:
         raise SettingError("no model", seen="none", expected="one or several", fix="Pass a model.")
@@ -34,6 +42,11 @@ def named_models(models: Any | Models) -> dict[str, Any]:
         check_name(name)
         compat.check_model(model)
     return found
+
+
+def space_names(spaces: Any) -> tuple[Any, ...]:
+    """Return spaces as a tuple; one alone may be given by its name."""
+    return (spaces,) if isinstance(spaces, str) else tuple(spaces)
 
 
 def check_name(name: Any) -> str:
@@ -94,6 +107,7 @@ class Parts:
         if place is not None and exists(place / "kept.json"):
             self.results[key] = load_result(place)
             return read_json(place / "kept.json")
+        _LOG.info("measuring %s", key)
         work = None if place is None else place / ".work"
         found = run(work)
         kept = dict(also(found)) if also else {}
@@ -109,6 +123,7 @@ class Parts:
         path = None if self._folder is None else self._folder / "kept" / f"{key}.json"
         if path is not None and exists(path):
             return read_json(path)
+        _LOG.info("making %s", key)
         found = dict(make())
         if path is not None:
             write_atomically(path, to_json(found))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_emergence.errors import ResultFileError, unknown_name
 from tl_emergence.experiments.claims import CLAIMS, VERDICTS
-from tl_emergence.files import exists, write_atomically
+from tl_emergence.files import exists, to_json, write_atomically
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.results import AnyResult
 from tl_emergence.saving import load_result
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_HEAD = {"format": "tl_emergence experiment", "version": 1}
+_HEAD = {"format": "tl_emergence experiment", "version": 2}
 _NORMAL_95 = 1.959964
+_COUNTED = ("shots", "tokens")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ class Finding:
             >>> Finding("positive", "toy", "emergence", 1.25, 1.0, 1.5).text()
             '1.25 [1.00, 1.50] bits'
         """
+        if math.isnan(self.value):
+            return "not defined"
         interval = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{interval} {self.unit}".rstrip()
+        value = f"{self.value:g}" if self.unit in _COUNTED else f"{self.value:.2f}"
+        return f"{value}{interval} {self.unit}".rstrip()
 
 
 def with_error(claim: str, where: str, what: str, value: float, stderr: float, unit: str = "bits") -> Finding:
@@ -127,14 +133,13 @@ class ExperimentResult:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write JSON, safetensors and, for people, CSV to a folder; see `load_experiment`.
 
+        Parts are written first, to a folder named after everything else; the description that names it
+        replaces the one before, in one step; tables, and what nothing names any more, come last.
+
         Raises:
-            ResultFileError: The folder cannot be written.
+            ResultFileError: The folder cannot be written. The result that it held before stays whole.
         """
         folder = Path(folder)
-        for key, found in self.parts.items():
-            found.save(folder / "parts" / key)
-        for name, table in {**self.tables, "findings": self.findings_table()}.items():
-            write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
         plain = {
             "name": self.name,
             "question": self.question,
@@ -144,7 +149,15 @@ class ExperimentResult:
             "conclusions": [asdict(one) for one in self.conclusions],
             "settings": dict(self.settings),
         }
+        plain["parts in"] = f"parts-{hashlib.sha256(to_json(plain)).hexdigest()[:16]}"
+        for key, found in self.parts.items():
+            found.save(folder / plain["parts in"] / key)
         write_folder(folder, "experiment", _HEAD, plain, {})
+        for name, table in {**self.tables, "findings": self.findings_table()}.items():
+            write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        for stale in folder.glob("parts-*"):
+            if stale.name != plain["parts in"]:
+                shutil.rmtree(stale, ignore_errors=True)
 
     def __repr__(self) -> str:
         return f"ExperimentResult({self.name}: {', '.join(self.parts)})"
@@ -166,10 +179,11 @@ def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
         )
 
     def restore(plain: Mapping[str, Any], tensors: Mapping[str, Any]) -> ExperimentResult:
+        where = found / Path(str(plain["parts in"])).name
         return ExperimentResult(
             name=plain["name"],
             question=plain["question"],
-            parts={key: load_result(found / "parts" / key) for key in plain["parts"]},
+            parts={key: load_result(where / key) for key in plain["parts"]},
             tables={name: _frame(columns) for name, columns in plain["tables"].items()},
             findings=tuple(Finding(**row) for row in _frame(plain["findings"]).to_dict("records")),
             conclusions=tuple(Conclusion(**one) for one in plain["conclusions"]),

@@ -15,9 +15,10 @@ from tl_emergence.checks import integer, integers
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
-from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
 from tl_emergence.prompts import demonstrations
+from tl_emergence.results import EmergenceResult
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -34,8 +35,8 @@ def shots(
     *,
     lists: Sequence[str | Sequence[str]] = ("country",),
     most: int = 10,
-    n: Sequence[int] = (128, 512),
-    spaces: Sequence[Space] = ("read", "unit"),
+    n: int | Sequence[int] = (128, 512),
+    spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     seed: int = 0,
     batch_size: int = 64,
@@ -53,7 +54,7 @@ def shots(
         models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
         lists: "country", "animal", "color", or entities of your own.
         most: Entities a prompt, 3 at least.
-        n: Numbers of prompts.
+        n: Numbers of prompts, one or several.
         spaces: Coordinates of the states.
         sigma: Noise level of the estimator `noise`.
         seed: Seed of prompts and noise.
@@ -76,7 +77,8 @@ def shots(
         lists = [lists]
     names = [name if isinstance(name, str) else "own" for name in lists]
     most, seed = integer("most", most, least=3), integer("seed", seed)
-    sizes = integers("n", n) or ()
+    sizes = integers("n", [n] if isinstance(n, int) else n) or ()
+    spaces = space_names(spaces)
     if not names or not sizes or len(set(names)) < len(names):
         raise SettingError(
             "nothing to measure" if not names or not sizes else "a list twice",
@@ -90,7 +92,7 @@ def shots(
         "most": most, "n": list(sizes), "spaces": list(spaces), "sigma": sigma, "seed": seed,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    curves, knees, findings = [], [], []
+    curves, knees, findings, blocks = [], [], [], []
     for model_name, model in of.items():
         for name, entities in zip(names, lists, strict=True):
             for size in sizes:
@@ -117,7 +119,8 @@ def shots(
                     knees.append({**row, **_knees(curve(one, "macro"), curve(one))})
                     if of_run == "model" and size == max(sizes):
                         where = f"{model_name}, {name}, {space}, N = {size:,}"
-                        findings += _findings(where, curve(one), curve(one, "macro"), passed)
+                        findings += _findings(where, one, passed)
+                        blocks.append(_blocks_above(one))
                 for row in knees[-2 * len(spaces) :]:
                     if row["run"] == "model":
                         where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
@@ -128,7 +131,7 @@ def shots(
         parts=parts.results,
         tables={"curves": frame(curves), "knees": frame(knees)},
         findings=tuple(findings),
-        conclusions=tuple(_conclusions(findings, knees, _apart(curves))),
+        conclusions=tuple(_conclusions(findings, knees, blocks, _apart(curves))),
         settings=settings,
     )
 
@@ -161,15 +164,25 @@ def _apart(curves: Sequence[dict[str, Any]]) -> float:
     return max((abs(row["value"] - row["exact"]) for row in rows), default=math.nan)
 
 
-def _findings(where: str, emergence: Curve, macro: Curve, passed: int) -> Iterator[Finding]:
+def _blocks_above(result: EmergenceResult) -> tuple[int, int]:
+    """Return in how many of the blocks 1 and up emergence at the last position is surely above 0."""
+    rows = [i for i, layer in enumerate(result.layers) if layer > 0]
+    sure = result.emergence[rows, -1] > 1.96 * result.stderr[rows, -1]
+    return int(sure.sum()), len(rows)
+
+
+def _findings(where: str, result: EmergenceResult, passed: int) -> Iterator[Finding]:
+    emergence, macro = curve(result), curve(result, "macro")
     last = len(emergence.values) - 1
+    above, blocks = _blocks_above(result)
     yield with_error(
-        "positive", where, "emergence at the last separator, mean over blocks",
+        "positive", where,
+        f"emergence at the last separator, mean over blocks (above 0 in {above} of {blocks})",
         float(emergence.values[last]), float(emergence.stderr[last]),
     )  # fmt: skip
     starts = [(1, "from the separator of shot 1")]
     if 2 * passed + 1 < last:  # beyond the crossing there is something left to look at
-        starts.append((2 * passed + 1, f"after log2 N is passed, from the separator of shot {passed + 1}"))
+        starts.append((2 * passed + 1, f"past log2 N, from the separator of the shot after, {passed + 1},"))
     for first, what in starts:
         change = float(emergence.values[last] - emergence.values[first])
         exact = float(emergence.exact[last] - emergence.exact[first])
@@ -197,6 +210,25 @@ def _findings(where: str, emergence: Curve, macro: Curve, passed: int) -> Iterat
                 float(np.mean([error for _, error in rises])),
             )
 
+    flat = _flat_from(macro)
+    if 2 * flat - 1 <= last:
+        shots = range(flat, (last + 1) // 2 + 1)
+        for what, shift in (("at a new entity", 2), ("at the separator after it", 1)):
+            rises = [macro.rise(2 * shot - shift) for shot in shots]
+            yield with_error(
+                "staircase", where,
+                f"later rise of macro {what}, shots {flat} to {shots[-1]}, where exact macro is flat",
+                float(np.mean([change for change, _ in rises])),
+                float(np.mean([error for _, error in rises])),
+            )  # fmt: skip
+
+
+def _flat_from(macro: Curve) -> int:
+    """Return the first shot from which on exact macro rises at no entity by 0.01 bits."""
+    rises = np.diff(macro.exact)[1::2]  # at the entities of shots 2, 3, ...
+    steps = np.flatnonzero(rises >= 0.01)
+    return int(steps[-1]) + 3 if len(steps) else 2
+
 
 def _knee_finding(where: str, row: dict[str, Any]) -> Finding:
     said = f"knee of macro (exact {row['exact_knee']}; log2 N is passed at shot {row['crossing']})"
@@ -204,16 +236,20 @@ def _knee_finding(where: str, row: dict[str, Any]) -> Finding:
 
 
 def _conclusions(
-    findings: Sequence[Finding], knees: Sequence[dict[str, Any]], apart: float
+    findings: Sequence[Finding],
+    knees: Sequence[dict[str, Any]],
+    blocks: Sequence[tuple[int, int]],
+    apart: float,
 ) -> Iterator[Conclusion]:
     positive = [one for one in findings if one.claim == "positive"]
     last = [one for one in positive if one.what.startswith("emergence")]
     grown = [one for one in positive if one.what.startswith("change")]
     early = [one for one in grown if one.what.startswith("change of emergence from")]
-    late = [one for one in grown if one.what.startswith("change of emergence after")]
+    late = [one for one in grown if one.what.startswith("change of emergence past")]
     above, up, on = (sum(one.low > 0 for one in of) for of in (last, early, late))
     falls = sum(one.high < 0 for one in late)
-    whole = above == len(last) and up == len(early) and on == len(late)
+    positive_blocks, of_blocks = (sum(counts) for counts in zip(*blocks, strict=True))
+    whole = (above, up, on, positive_blocks) == (len(last), len(early), len(late), of_blocks)
     beyond = (
         f"Once the entropy of the list has passed log2 N it rises on in {on} of {len(late)} and falls in "
         f"{falls}."
@@ -223,7 +259,8 @@ def _conclusions(
     yield Conclusion(
         "positive",
         "holds" if whole else "holds partly" if above else "does not hold",
-        f"emergence at the last separator is above 0 in {above} of {len(last)} cells, and above that of the "
+        f"the mean over blocks of emergence at the last separator is above 0 in {above} of {len(last)} "
+        f"cells, emergence itself in {positive_blocks} of {of_blocks} blocks; the mean is above that at the "
         f"first separator in {up} of {len(early)}. {beyond}",
     )
     counts = {}
@@ -240,16 +277,17 @@ def _conclusions(
         cells = len(entities)
     (rises, stays, _), (macro_rises, macro_stays, macro_falls) = counts["emergence"], counts["macro"]
     alone = (
-        f"Shuffled weights, which have learned nothing, follow exact macro to within {apart:.2f} bits: steps "
-        "and plateau follow from the entropy of the prefix and from N alone, without any training. What does "
-        f"not follow is that macro falls at separators, in {macro_falls} of {cells} cells."
+        f"Shuffled weights, which have learned nothing, follow exact macro to within {apart:.2f} bits: up to "
+        "where log2 N is used up, steps follow from the entropy of the prefix and from N alone, without any "
+        f"training, and so does the end of the rise. That macro falls at separators, in {macro_falls} of "
+        f"{cells} cells, does not follow.{_later(findings)}"
         if apart < FLAT
         else f"Shuffled weights lie up to {apart:.2f} bits from exact macro, so that steps are not shown to "
         "follow from the prompts alone."
     )
     yield Conclusion(
         "staircase",
-        "holds" if rises == stays == cells else "holds partly" if rises else "does not hold",
+        "holds" if rises == stays == cells else "holds partly" if rises and stays else "does not hold",
         f"emergence rises at new entities in {rises} of {cells} cells, and at separators by less than {FLAT} "
         f"bits in {stays} (macro: {macro_rises} and {macro_stays}). Exact macro has the same steps, whatever "
         "the model; exact emergence rises at separators too, where a token that alone carries nothing lowers "
@@ -277,7 +315,24 @@ def _conclusions(
         f"with N = {', '.join(f'{n:,}' for n in sizes)} and {shots} shots the knee of macro sits at shot "
         f"{_span(knee)}: that of the exact curve in {same} of {len(trained)} cells, within one shot of it in "
         f"{near} ({alike} of {len(control)} with shuffled weights); that of emergence at shot "
-        f"{_span(of_emergence)} (exact: {_span(exact)}).{_moves(trained) if len(sizes) > 1 else ''}{needed}",
+        f"{_span(of_emergence)} (exact: {_span(exact)}).{_moves(trained) if len(sizes) > 1 else ''}{needed}"
+        " Where the exact curve bends early, so does what follows it: the claim is judged as one of "
+        "lists, whatever N.",
+    )
+
+
+def _later(findings: Sequence[Finding]) -> str:
+    """Say what macro does at entities and separators where exact macro is flat."""
+    later = [one for one in findings if one.what.startswith("later rise")]
+    if not later:
+        return ""
+    entities, separators = ([one for one in later if of in one.what] for of in ("new entity", "separator"))
+    low, high = (of(one.value for one in entities) for of in (min, max))
+    return (
+        f" Beyond, exact macro is flat and the model's is not: at entities it rises in "
+        f"{sum(one.low > 0 for one in entities)} of {len(entities)} cells, by {low:.2f} to {high:.2f} bits, "
+        f"and falls back at separators in {sum(one.high < 0 for one in separators)}. Those steps are the "
+        "model's: a separator carries less of the list than an entity."
     )
 
 

@@ -20,7 +20,7 @@ from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
 from tl_emergence.experiments.generation import continuations, up_to_full_stops
 from tl_emergence.experiments.matching import alike, token_entropy
 from tl_emergence.experiments.natural_text import drawn, most
-from tl_emergence.experiments.parts import Models, Parts, check_name, named_models
+from tl_emergence.experiments.parts import Models, Parts, check_name, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
 from tl_emergence.prompts import sentences
 from tl_emergence.prompts.sources import read_texts
@@ -43,10 +43,10 @@ def text_sources(
     reader: str | None = None,
     texts: str | PathLike[str] | Iterable[str] = "persuasion",
     written: Mapping[str, Sequence[str]] | None = None,
-    n_texts: int = 320,
+    n_texts: int | None = None,
     n_tokens: int = 8,
     n: int = 160,
-    spaces: Sequence[Space] = ("read", "unit"),
+    spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     seed: int = 0,
     batch_size: int = 64,
@@ -71,7 +71,7 @@ def text_sources(
         reader: The name of the reader; the first by default.
         texts: Human text: what `prompts.sentences` takes.
         written: More sources: texts by name, such as what large models wrote.
-        n_texts: Full stops after which each model writes.
+        n_texts: Full stops after which each model writes; 2 n by default.
         n_tokens: Tokens a window.
         n: Windows a source.
         spaces: Coordinates of the reader's states.
@@ -94,6 +94,7 @@ def text_sources(
         `information_emergence` a source.
     """
     of = named_models(models)
+    spaces = space_names(spaces)
     others = {check_name(name): list(texts) for name, texts in (written or {}).items()}
     twice = sorted(({HUMAN} & {*of, *others}) | (set(of) & set(others)))
     if twice:
@@ -109,7 +110,8 @@ def text_sources(
     n, seed = integer("n", n, least=16), integer("seed", seed)
     source = texts if isinstance(texts, str | PathLike) else list(texts)
     human: PromptSet = sentences(source, of[who], n_tokens=n_tokens, n=most(source))  # type: ignore[arg-type]
-    openings = _openings(source, integer("n_texts", n_texts, least=1), seed)
+    wanted = 2 * n if n_texts is None else integer("n_texts", n_texts, least=1)
+    openings = _openings(source, wanted, seed)
     sampled = n_tokens + _MORE_TOKENS
     settings = {
         "experiment": "text sources", "models": list(of), "reader": who,
@@ -251,6 +253,8 @@ def _conclusions(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> It
     up = sum(of["matched"] > 0 for of in cells.values())
     others = len({source for source, _ in cells} - set(models))
     verdict = "holds" if up == len(cells) else "holds partly" if up else "does not hold"
+    if not there and not up:
+        verdict = "cannot be tested here"  # nothing resolved, before or after
     yield Conclusion(
         "text sources",
         "holds partly" if verdict == "holds" and not others else verdict,

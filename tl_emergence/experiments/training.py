@@ -13,7 +13,7 @@ from tl_emergence.checks import integer
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
-from tl_emergence.experiments.parts import Parts
+from tl_emergence.experiments.parts import Parts, space_names
 from tl_emergence.experiments.result import ExperimentResult, with_error
 from tl_emergence.prompts import demonstrations
 
@@ -28,7 +28,7 @@ def training(
     *,
     prompts: str | Sequence[str] | PromptSet = "country",
     n: int = 512,
-    spaces: Sequence[Space] = ("read", "unit"),
+    spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     seed: int = 0,
     prepend_bos: bool | None = None,
@@ -63,6 +63,7 @@ def training(
 
     Cost: one `information_emergence` a step.
     """
+    spaces = space_names(spaces)
     if not checkpoints:
         raise SettingError("no checkpoint", seen="none", expected="at least one", fix="Pass {step: load}.")
     steps = sorted(integer("step", step, least=0) for step in checkpoints)

@@ -18,16 +18,19 @@ from tl_emergence.circuits.units import block_values
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import frame, runs
-from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors, onset
-from tl_emergence.experiments.parts import Models, Parts, named_models
+from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors
+from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
 from tl_emergence.experiments.shots import crossing
+from tl_emergence.experiments.spread import correlation_rows, noise_rows, onset_rows, spread_rows
 from tl_emergence.prompts import LISTS, demonstrations
 from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.results import AnyResult
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
+
+_OTHER_NOISE = 1_000_003  # added to a seed: no seed of anybody's list of seeds
 
 QUESTION = "Does the spread of emergence over prompts follow the errors that the model makes on them?"
 
@@ -39,7 +42,7 @@ def variance(
     most: int = 10,
     n: int = 512,
     seeds: Sequence[int] = (0, 1, 2),
-    spaces: Sequence[Space] = ("read", "unit"),
+    spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
     resamples: int = 1000,
     batch_size: int = 64,
@@ -58,7 +61,11 @@ def variance(
       shot; the mean over shots and seeds, its interval by resampling prompts.
 
     The exact spread stands beside each: prompts that share a prefix differ from others without any model. The
-    spread holds the noise of the estimator, prompt by prompt, too, which lowers correlations over prompts.
+    spread holds the noise of the estimator, prompt by prompt, too, which lowers correlations over prompts:
+    the first seed's prompts are measured a second time with other noise. `noise sd` is the standard deviation
+    of the differences over the square root of 2; the Spearman correlation of the distances |e_i - mean| of
+    one measurement with those of the other, r, says how much is left: to first order, correlations over
+    prompts come out lower by the factor sqrt(r).
 
     Where a model starts to err is read off each error by itself (`onset`): the first shot at which it rises,
     prompt by prompt, above an earlier one. An error that only falls from the first shot on has no such place.
@@ -77,16 +84,19 @@ def variance(
 
     Returns:
         Parts `model/seed-0`; tables `spread` (one row a shot, seed and space), `onsets` (one row an error,
-        seed and space) and `correlations`; a conclusion on the claim "variance".
+        seed and space), `correlations` and `noise` (one row a shot and space, first seed); a conclusion on
+        the claim "variance".
 
     Raises:
         SettingError: A number out of range, no seed, a work folder of another experiment.
         TokenError: Entities that are not one token each in a model's tokenizer.
         HookError, StateError: As `information_emergence`.
 
-    Cost: one `information_emergence` and one forward pass a model and seed; some seconds of resampling.
+    Cost: one `information_emergence` and one forward pass a model and seed, and one `information_emergence`
+        more a model; some seconds of resampling.
     """
     of = named_models(models)
+    spaces = space_names(spaces)
     most, n, chosen = integer("most", most, least=4), integer("n", n, least=16), integers("seed", seeds) or ()
     if not chosen:
         raise SettingError("no seed", seen="none", expected="one or several", fix="Pass seeds=[0, 1, 2].")
@@ -98,7 +108,7 @@ def variance(
         "resamples": integer("resamples", resamples, least=20),
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    spread, onsets, correlations, passed = [], [], [], 0
+    spread, onsets, correlations, noise, passed = [], [], [], [], 0
     for model_name, model in of.items():
         kept, exact = {}, {}
         for seed in chosen:
@@ -122,18 +132,34 @@ def variance(
             passed = crossing(drawn, n)
             exact[seed] = exact_spread(drawn)
             kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
+
+        def again(model: Any = model) -> Mapping[str, Any]:
+            drawn = demonstrations(prompts, model, shots=most, n=n, seed=chosen[0])
+            result = information_emergence(
+                model, drawn, space=tuple(spaces), sigma=sigma, seed=chosen[0] + _OTHER_NOISE,
+                batch_size=batch_size,
+            )  # fmt: skip
+            return {space: _pointwise(one) for space, _, one in runs(result)}
+
+        other = parts.keep(f"other-noise-{model_name}", again)
+        noise += noise_rows(model_name, kept[chosen[0]]["emergence"], other)
         for space in spaces:
-            spread += _spread(model_name, space, kept, exact)
-            onsets += _onsets(model_name, space, kept, exact)
-            correlations += _correlations(model_name, space, kept, resamples)
-    findings = (*_places(onsets), *_findings(correlations))
+            spread += spread_rows(model_name, space, kept, exact)
+            onsets += onset_rows(model_name, space, kept, exact)
+            correlations += correlation_rows(model_name, space, kept, resamples)
+    findings = (*_places(onsets), *_left_by_noise(noise), *_findings(correlations))
     return ExperimentResult(
         name="variance",
         question=QUESTION,
         parts=parts.results,
-        tables={"spread": frame(spread), "onsets": frame(onsets), "correlations": frame(correlations)},
+        tables={
+            "spread": frame(spread),
+            "onsets": frame(onsets),
+            "correlations": frame(correlations),
+            "noise": frame(noise),
+        },
         findings=findings,
-        conclusions=tuple(_conclusions(correlations, onsets, passed)),
+        conclusions=tuple(_conclusions(correlations, onsets, noise, passed)),
         settings=settings,
     )
 
@@ -176,110 +202,6 @@ def _over_layers(result: Any) -> list[float]:
     return result.emergence[inner][:, 1:-1:2].std(dim=0, correction=min(1, len(inner) - 1)).tolist()
 
 
-def _arrays(
-    space: str, kept: Mapping[int, Mapping[str, Any]]
-) -> Iterator[tuple[int, Float[np.ndarray, "shot prompt"], dict[str, Float[np.ndarray, "shot prompt"]]]]:
-    for seed, found in kept.items():
-        errors = {name: np.array(found["errors"][name]) for name in ERRORS}
-        yield seed, np.array(found["emergence"][space]), errors
-
-
-def _spread(
-    model: str, space: str, kept: Mapping[int, Mapping[str, Any]], exact: Mapping[int, Sequence[float]]
-) -> list[dict[str, Any]]:
-    rows = []
-    for seed, emergence, errors in _arrays(space, kept):
-        for j in range(len(emergence)):
-            rows.append(
-                {
-                    "model": model, "space": space, "seed": seed, "shot": j + 1,
-                    "emergence": float(emergence[j].mean()),
-                    "sd over prompts": float(emergence[j].std(ddof=1)), "exact sd": exact[seed][j],
-                    "sd over blocks": float(kept[seed]["over layers"][space][j]),
-                    **{name: float(values[j].mean()) for name, values in errors.items()},
-                }
-            )  # fmt: skip
-    return rows
-
-
-def _onsets(
-    model: str, space: str, kept: Mapping[int, Mapping[str, Any]], exact: Mapping[int, Sequence[float]]
-) -> list[dict[str, Any]]:
-    rows = []
-    for seed, emergence, errors in _arrays(space, kept):
-        spread = emergence.std(axis=1, ddof=1)
-        peak = int(spread.argmax()) + 1
-        for name, values in errors.items():
-            starts = onset(values)
-            rows.append(
-                {
-                    "model": model, "space": space, "seed": seed, "error": name, "peak of spread": peak,
-                    "exact peak": int(np.argmax(exact[seed])) + 1, "sd at peak": float(spread[peak - 1]),
-                    "sd at last": float(spread[-1]),
-                    "starts": float("nan") if starts is None else float(starts),
-                    "largest": int(values.mean(axis=1).argmax()) + 1,
-                }
-            )  # fmt: skip
-    return rows
-
-
-def _correlations(
-    model: str, space: str, kept: Mapping[int, Mapping[str, Any]], resamples: int
-) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(0)
-    rows = []
-    drawn = {
-        seed: generator.integers(0, emergence.shape[1], (resamples, emergence.shape[1]))
-        for seed, emergence, _ in _arrays(space, kept)
-    }
-    for error in ERRORS:
-        for over, statistic in (("shots", _over_shots), ("prompts", _over_prompts)):
-            estimate, replicates, each = [], [], []
-            for seed, emergence, errors in _arrays(space, kept):
-                pair = emergence, errors[error]
-                each.append(statistic(*pair))
-                estimate.append(each[-1])
-                count = resamples if over == "shots" else resamples // 4
-                replicates.append([statistic(*(x[:, draw] for x in pair)) for draw in drawn[seed][:count]])
-            value = float(np.mean(estimate))
-            means = np.mean(replicates, axis=0)
-            low, high = (
-                np.quantile(means[~np.isnan(means)], [0.025, 0.975]) if not np.isnan(value) else (np.nan,) * 2
-            )
-            rows.append(
-                {
-                    "model": model, "space": space, "over": over, "error": error, "spearman": value,
-                    "low": float(low), "high": float(high),
-                    "lowest seed": float(np.min(each)), "highest seed": float(np.max(each)),
-                }
-            )  # fmt: skip
-    return rows
-
-
-def _over_shots(
-    emergence: Float[np.ndarray, "shot prompt"], error: Float[np.ndarray, "shot prompt"]
-) -> float:
-    return _spearman(emergence.std(axis=1), error.mean(axis=1))
-
-
-def _over_prompts(
-    emergence: Float[np.ndarray, "shot prompt"], error: Float[np.ndarray, "shot prompt"]
-) -> float:
-    far = np.abs(emergence - emergence.mean(axis=1, keepdims=True))
-    found = [_spearman(a, b) for a, b in zip(far, error, strict=True)]
-    known = [value for value in found if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's correlation; NaN where one of the two does not vary."""
-    from scipy.stats import rankdata
-
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
-
-
 def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     for row in correlations:
         sides = "spread with mean" if row["over"] == "shots" else "distance from the mean with"
@@ -290,6 +212,25 @@ def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             f"{row['model']}, {row['space']}, over {row['over']}",
             f"Spearman, {sides} {row['error']} ({seeds if varies else 'which does not vary'})",
             row["spearman"], row["low"], row["high"], unit="",
+        )  # fmt: skip
+
+
+def _by_cell(noise: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    cells: dict[str, list[Mapping[str, Any]]] = {}
+    for row in noise:
+        if not np.isnan(row["agreement"]):
+            cells.setdefault(f"{row['model']}, {row['space']}", []).append(row)
+    return cells
+
+
+def _left_by_noise(noise: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    for cell, rows in _by_cell(noise).items():
+        largest = max(rows, key=lambda row: row["sd over prompts"])
+        sd = f"{largest['noise sd']:.2f} of {largest['sd over prompts']:.2f} bits at shot {largest['shot']}"
+        yield Finding(
+            "variance", cell,
+            f"Spearman, distance from the mean with itself, measured with other noise (noise sd: {sd})",
+            float(np.mean([row["agreement"] for row in rows])), unit="",
         )  # fmt: skip
 
 
@@ -304,12 +245,15 @@ def _places(onsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             if known:
                 some = "" if len(known) == len(shots) else f", in {len(known)} of {len(shots)}"
                 whole = f"shot of the {what}" if "spread" in what else f"shot at which the {what}"
-                whole += f" (seeds {_range(known)}{some})"
+                whole += f" (over seeds: {_range(known)}{some})"
                 yield Finding("variance", f"{model}, {space}", whole, float(np.median(known)), unit="shots")
 
 
 def _conclusions(
-    correlations: Sequence[Mapping[str, Any]], onsets: Sequence[Mapping[str, Any]], passed: int
+    correlations: Sequence[Mapping[str, Any]],
+    onsets: Sequence[Mapping[str, Any]],
+    noise: Sequence[Mapping[str, Any]],
+    passed: int,
 ) -> Iterator[Conclusion]:
     known = [row for row in correlations if not np.isnan(row["spearman"])]
     signs = {over: _signs([row for row in known if row["over"] == over]) for over in ("shots", "prompts")}
@@ -331,20 +275,29 @@ def _conclusions(
     whole = changes and together and up > 0 and down == 0
     verdict = "holds" if whole else "holds partly" if changes or together else "does not hold"
     starts = (
-        f"{len(starting)} of {len(errors)} (model, seed, error) start to rise, at shots "
-        f"{_range([int(row['starts']) for row in started])}, and the peak is there in {same} of "
+        f"{len(starting)} of {len(errors)} (model, seed, error) start to rise, at "
+        f"{_shots([int(row['starts']) for row in started])}, and the peak is there in {same} of "
         f"{len(started)} pairs with a space"
         if started
         else "no error starts to rise anywhere, so that this part cannot be tested"
+    )
+    agree = [float(np.mean([row["agreement"] for row in rows])) for rows in _by_cell(noise).values()]
+    left = (
+        f" Measured again with other noise, distances agree with themselves by {min(agree):.2f} to "
+        f"{max(agree):.2f}: noise leaves correlations over prompts about "
+        f"{max(min(agree), 0.0) ** 0.5:.2f} to {max(max(agree), 0.0) ** 0.5:.2f} of their size."
+        if agree
+        else ""
     )
     yield Conclusion(
         "variance",
         verdict,
         f"the spread over prompts {'changes' if changes else 'does not surely change'} with the number of "
-        f"shots: it peaks at shots {_range(peaks)}, {min(ratios):.1f} to {max(ratios):.1f} times that at the "
-        f"last. So does the exact spread, that of the prompts without a model, in {exact} of {len(cells)} "
-        f"runs (the entropy of a list passes log2 N at shot {passed}). Errors: {starts}. Correlations whose "
-        f"interval excludes 0: over shots {signs['shots']}; over prompts {signs['prompts']}.",
+        f"shots: it peaks at {_shots(peaks)}, {min(ratios):.1f} to {max(ratios):.1f} times that at the "
+        f"last. The exact spread, that of the prompts without a model, peaks at the same shot in {exact} of "
+        f"{len(cells)} runs (the entropy of a list passes log2 N at shot {passed}). Errors: {starts}. "
+        f"Correlations whose interval excludes 0: over shots {signs['shots']}; over prompts "
+        f"{signs['prompts']}.{left}",
     )
 
 
@@ -356,6 +309,10 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 def _signs(rows: Sequence[Mapping[str, Any]]) -> str:
     up, down = _counts(rows)
     return f"{up} positive and {down} negative of {len(rows)}"
+
+
+def _shots(numbers: Sequence[int]) -> str:
+    return f"shot{'s' if min(numbers) < max(numbers) else ''} {_range(numbers)}"
 
 
 def _range(numbers: Sequence[int]) -> str:

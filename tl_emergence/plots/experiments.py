@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tl_emergence.errors import unknown_name
+from tl_emergence.experiments.model_size import counted
 from tl_emergence.plots.drawing import NotebookFigure
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, x: str = "pos") -> None:
     )
     axes.plot(measured[x], measured["exact"], "--", color=colour, linewidth=1)
     if len(control):
-        axes.plot(control[x], control["value"], color=colour, linewidth=0.8, alpha=0.5)
+        axes.plot(control[x], control["value"], color="0.35", linewidth=0.8, zorder=4)
 
 
 def _legend(figure: Figure, colours: dict[str, str], cap: bool = False) -> None:
@@ -85,7 +86,7 @@ def _legend(figure: Figure, colours: dict[str, str], cap: bool = False) -> None:
     lines += [
         Line2D([], [], color="0.3", marker="o", markersize=3, label="measured, 95 % interval"),
         Line2D([], [], color="0.3", linestyle="--", linewidth=1, label="exact"),
-        Line2D([], [], color="0.3", linewidth=0.8, alpha=0.5, label="weights shuffled"),
+        Line2D([], [], color="0.35", linewidth=0.8, label="weights shuffled"),
     ]
     if cap:
         lines.append(Line2D([], [], color="0.3", linestyle=":", label="log2 N, the cap of macro"))
@@ -93,37 +94,45 @@ def _legend(figure: Figure, colours: dict[str, str], cap: bool = False) -> None:
 
 
 def _shots(result: ExperimentResult) -> Figure:
-    curves = _where(result.tables["curves"], quantity="macro")
+    curves = result.tables["curves"]
     spaces, sizes = _unique(curves, "space"), _unique(curves, "n")
     cells = list(dict.fromkeys(zip(curves["model"], curves["list"], strict=True)))
-    figure, grid = _panels(cells, spaces)
+    columns = [(quantity, space) for quantity in ("macro", "emergence") for space in spaces]
+    figure, grid = _panels(cells, columns, width=3.9)
     for (model, name), row in zip(cells, grid, strict=True):
-        for space, axes in zip(spaces, row, strict=True):
-            of = _where(curves, model=model, list=name, space=space)
+        for (quantity, space), axes in zip(columns, row, strict=True):
+            of = _where(curves, model=model, list=name, space=space, quantity=quantity)
             for size, colour in zip(sizes, _colours(), strict=False):
                 _curve(axes, _where(of, n=size), colour)
-                axes.axhline(math.log2(size), color=colour, linestyle=":", linewidth=1)
+                if quantity == "macro":
+                    axes.axhline(math.log2(size), color=colour, linestyle=":", linewidth=1)
             last = max(of["pos"].tolist())
             axes.set_xticks(range(1, last + 1, 2), [str(shot) for shot in range(1, last // 2 + 2)])
-            axes.set(title=f"{model}, {name}, {space!r}", ylabel="macro (bits)", ylim=(0, None))
+            axes.set(title=f"{model}, {name}, {space!r}", ylabel=f"{quantity} (bits)")
+            if quantity == "macro":
+                axes.set_ylim(0, None)
     for axes in grid[-1]:
         axes.set_xlabel("shots (ticks at separators, entities between)")
     _legend(figure, {f"N = {n:,}": c for n, c in zip(sizes, _colours(), strict=False)}, cap=True)
-    figure.suptitle("Macro information along a list, mean over blocks, and what the prompts alone would give")
+    figure.suptitle("Macro and emergence along a list, mean over blocks; dashed: the prompts alone")
     return figure
 
 
 def _natural_text(result: ExperimentResult) -> Figure:
     curves = _where(result.tables["curves"], quantity="emergence")
     models, spaces, kinds = (_unique(curves, name) for name in ("model", "space", "kind"))
-    figure, grid = _panels(models, spaces)
+    columns = [(space, what) for space in spaces for what in ("text", "list")]
+    figure, grid = _panels(models, columns, width=3.6)
+    colours = dict(zip(kinds, _colours(), strict=False))
     for model, row in zip(models, grid, strict=True):
-        for space, axes in zip(spaces, row, strict=True):
-            for kind, colour in zip(kinds, _colours(), strict=False):
-                _curve(axes, _where(curves, model=model, space=space, kind=kind), colour)
-            last = max(curves["pos"].tolist())
+        for (space, what), axes in zip(columns, row, strict=True):
+            of = _where(curves, model=model, space=space)
+            shown = [kind for kind in kinds if (kind == "list") == (what == "list")]
+            for kind in shown:
+                _curve(axes, _where(of, kind=kind), colours[kind])
+            last = max(of.loc[of["kind"].isin(shown), "pos"].tolist())
             axes.set_xticks(range(0, last + 1, 2), [str(t + 1) for t in range(0, last + 1, 2)])
-            axes.set(title=f"{model}, {space!r}", ylabel="emergence (bits)")
+            axes.set(title=f"{model}, {space!r}, {what}", ylabel="emergence (bits)")
     for axes in grid[-1]:
         axes.set_xlabel("tokens read")
     names = {
@@ -131,7 +140,7 @@ def _natural_text(result: ExperimentResult) -> Figure:
         for kind in kinds
     }
     _legend(figure, {names[k]: c for k, c in zip(kinds, _colours(), strict=False)})
-    figure.suptitle(f"Emergence over the tokens of text and of lists, N = {result.settings['n']:,}")
+    figure.suptitle(f"Emergence over tokens of text and lists, N = {result.settings['n']:,} (scales differ)")
     return figure
 
 
@@ -145,7 +154,7 @@ def _model_size(result: ExperimentResult) -> Figure:
             of = _where(order, space=space, run=run)
             label = "model" if run == "model" else "weights shuffled"
             axes.errorbar(
-                of["parameters"] / 1e6,
+                of["parameters"],
                 of["share"],
                 yerr=1.96 * of["stderr"],
                 fmt="o",
@@ -158,16 +167,17 @@ def _model_size(result: ExperimentResult) -> Figure:
             title=f"{space!r}",
             xlabel="parameters",
             ylabel="emergence / exact",
-            ylim=(0, 1.08),
+            ylim=(0, max(1.08, 1.05 * float(sizes["share"].max()))),
         )
         axes.minorticks_off()
-        millions = [_where(order, model=model).iloc[0]["parameters"] / 1e6 for model in models]
+        counts = [float(_where(order, model=model).iloc[0]["parameters"]) for model in models]
         axes.set_xticks(
-            millions, [f"{name}\n{size:,.0f} M" for name, size in zip(models, millions, strict=True)]
+            counts, [f"{name}\n{counted(size)}" for name, size in zip(models, counts, strict=True)]
         )
         axes.margins(x=0.25)
     grid[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.suptitle("The same prompts through several models; 1 is the exact value")
+    few = "" if len(models) > 2 else " (two models make no trend)"
+    figure.suptitle(f"The same prompts through several models; 1 is the exact value{few}")
     return figure
 
 
@@ -199,8 +209,12 @@ def _variance(result: ExperimentResult) -> Figure:
         of = _where(spread, model=model)
         for space, colour in zip(spaces, _colours(), strict=False):
             _over_seeds(row[0], _where(of, space=space), "sd over prompts", colour, repr(space))
+            noise = _where(result.tables["noise"], model=model, space=space)
+            row[0].plot(noise["shot"], noise["noise sd"], ":", color=colour, label=f"{space!r}, noise")
         exact = _where(of, space=spaces[0]).groupby("shot", as_index=False)["exact sd"].agg("mean")
-        row[0].plot(exact["shot"], exact["exact sd"], "--", color="0.3", linewidth=1, label="exact")
+        row[0].plot(
+            exact["shot"], exact["exact sd"], "--", color="0.3", linewidth=1, label="exact, of the prompts"
+        )
         row[0].set(title=f"{model}: spread over prompts", ylabel="SD of emergence (bits)", ylim=(0, None))
         one = _where(of, space=spaces[0])
         onsets = _where(result.tables["onsets"], model=model, space=spaces[0])
@@ -214,6 +228,7 @@ def _variance(result: ExperimentResult) -> Figure:
         row[2].set(title="errors", ylabel="part of the prompts", ylim=(-0.03, 1.03))
         for axes in row:
             axes.legend(fontsize=8, frameon=False)
+            axes.set_xticks(sorted(set(of["shot"].tolist())))
     for axes in grid[-1]:
         axes.set_xlabel("shots seen")
     figure.suptitle(
@@ -260,6 +275,9 @@ def _text_sources(result: ExperimentResult) -> Figure:
             )
         axes.set_xticks(range(len(sources)), sources)
         axes.set(title=f"read by {result.settings['reader']}, {space!r}", ylabel="emergence (bits)")
+    ends = [axes.get_ylim() for axes in grid[0]]
+    for axes in grid[0]:
+        axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     grid[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle("Emergence of texts by source; matched: equal entropy of tokens")
     return figure

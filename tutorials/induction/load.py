@@ -86,14 +86,15 @@ def load_induction_model(step: int | None = None) -> Any:
     return model.eval()
 
 
-def new_model() -> Any:
-    """Return the model before training, its weights drawn from SEED; the global generator is as before."""
+def new_model(d_model: int = D_MODEL) -> Any:
+    """Return a model before training, its weights drawn from SEED; the global generator is as before."""
+    sizes = {"d_model": d_model, "d_head": d_model // N_HEADS}
     with torch.random.fork_rng(devices=[]):
         if int(version("transformer-lens").split(".")[0]) >= 4:
             bridge: Any = importlib.import_module("transformer_lens.model_bridge").TransformerBridge
-            return bridge.boot_native(dict(_CONFIG), model_name="induction")
+            return bridge.boot_native({**_CONFIG, **sizes}, model_name="induction")
         lens: Any = importlib.import_module("transformer_lens")
-        config = {"device": "cpu", **_CONFIG}
+        config = {"device": "cpu", **_CONFIG, **sizes}
         return lens.HookedTransformer(lens.HookedTransformerConfig(**config))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +31,39 @@ N_MEASURED, PERIOD = 256, 12
 
 def main(folder: Path = CHECKPOINTS) -> None:
     """Train from scratch, write weights and log at every kept step, and check them after reloading."""
-    generator = torch.Generator().manual_seed(SEED)
     tokens = repeated(N_MEASURED, PERIOD, torch.Generator().manual_seed(SEED + 1))
     new = folder.with_name(f"{folder.name}.new")  # the weights that were there stay until all is done
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     model, log = new_model(), []
-    # PyTorch runs the hooks of a bridge in training too: nothing is hooked here.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    for step in range(KEPT[-1] + 1):
+    for step in steps_of_training(model, KEPT[-1]):
         if step in KEPT:
             weights = {name: value.half() for name, value in read_weights(model).items()}
             save_file(weights, new / f"step_{step:05}.safetensors")
             log.append({"step": step, **measured(model, tokens)})
             print(log[-1], flush=True)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
-        batch = training_batch(BATCH, generator)
-        loss = F.cross_entropy(logits(model, batch)[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
     (new / "log.json").write_text(json.dumps(log, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     again = measured(load_induction_model(), tokens) if folder == CHECKPOINTS else {}
     print("after reloading, in float16:", again)
+
+
+def steps_of_training(model: Any, last: int) -> Iterator[int]:
+    """Train a model from SEED; yield 0, 1, ..., last, the number of steps it has taken."""
+    generator = torch.Generator().manual_seed(SEED)
+    # PyTorch runs the hooks of a bridge in training too: nothing is hooked here.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    yield 0
+    for step in range(1, last + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, step / WARM_UP)
+        batch = training_batch(BATCH, generator)
+        loss = F.cross_entropy(logits(model, batch)[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield step
 
 
 def logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocabulary"]:
