@@ -78,7 +78,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, x: str = "pos") -> None:
     )
     axes.plot(measured[x], measured["exact"], "--", color=colour, linewidth=1)
     if len(control):
-        axes.plot(control[x], control["value"], color="0.35", linewidth=0.8, zorder=4)
+        axes.plot(control[x], control["value"], color="0.6", linewidth=3.5, alpha=0.5, zorder=1)
 
 
 def _legend(figure: Figure, colours: dict[str, str], cap: bool = False) -> None:
@@ -86,7 +86,7 @@ def _legend(figure: Figure, colours: dict[str, str], cap: bool = False) -> None:
     lines += [
         Line2D([], [], color="0.3", marker="o", markersize=3, label="measured, 95 % interval"),
         Line2D([], [], color="0.3", linestyle="--", linewidth=1, label="exact"),
-        Line2D([], [], color="0.35", linewidth=0.8, label="weights shuffled"),
+        Line2D([], [], color="0.6", linewidth=3.5, alpha=0.5, label="weights shuffled"),
     ]
     if cap:
         lines.append(Line2D([], [], color="0.3", linestyle=":", label="log2 N, the cap of macro"))
@@ -167,7 +167,7 @@ def _model_size(result: ExperimentResult) -> Figure:
             title=f"{space!r}",
             xlabel="parameters",
             ylabel="emergence / exact",
-            ylim=(0, max(1.08, 1.05 * float(sizes["share"].max()))),
+            ylim=(0, max(1.08, *(1.05 * share for share in sizes["share"].tolist()))),
         )
         axes.minorticks_off()
         counts = [float(_where(order, model=model).iloc[0]["parameters"]) for model in models]
