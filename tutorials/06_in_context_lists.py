@@ -125,7 +125,7 @@ shuffled = curves.query("run == 'shuffled_weights'")
 assert float((shuffled["exact"] - shuffled["value"]).abs().max()) < 0.1
 knees = full.tables["knees"]
 assert knees["knee"].between(2, 3).all() and (knees["exact_knee"] - knees["knee"]).between(0, 1).all()
-changes = findings[findings["what"].str.contains("from the separator of shot 3")]
+changes = findings[findings["what"].str.contains("past log2 N, from the separator of")]
 assert len(changes) == 4 and changes["value"].between(-0.7, 0.0).all()
 later = findings[findings["what"].str.startswith("later rise of macro at a new entity, shots 5 to 10")]
 assert len(later) == 4 and later["value"].round(1).between(0.5, 2.1).all()
