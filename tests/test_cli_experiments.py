@@ -92,6 +92,15 @@ def test_a_stopped_command_goes_on_with_the_texts_and_parts_that_are_there(
             assert kept.read_bytes() == wanted.read_bytes(), table
 
 
+def test_windows_of_other_lengths_are_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "human.txt").write_text("\n\n".join(TEXTS))
+    options = ["--texts", str(tmp_path / "human.txt"), "--n", "16", "--anchor", "end"]
+    done = run("natural-text", checkpoint, tmp_path / "out", *options, "--n-tokens", "4", "--n-tokens", "6")
+    assert done.exit_code == 0, done.output
+    parts = load_experiment(tmp_path / "out" / "result").parts
+    assert list(parts) == ["toy/end-4", "toy/end-6", "toy/list"]
+
+
 def test_a_list_of_ones_own_comes_from_a_file(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Japan\n\nChina\nFrance\nItaly\nSpain\n")
     options = ["--n", "16", "--shots", "2", "--list", str(tmp_path / "mine.txt")]
@@ -114,7 +123,10 @@ def test_checkpoints_are_models_in_order(checkpoint: Path, tmp_path: Path) -> No
         ("shot", [], "Did you mean 'shots'"),
         ("shots", ["--texts", "persuasion"], "option without effect: saw --texts"),
         ("training", ["--reader", "x"], "option without effect"),
+        ("shots", ["--n-texts", "3"], "option without effect: saw --n-texts"),
+        ("shots", ["--shots", "2"], "most (shots a prompt) out of range"),
         ("model-size", ["--n", "8", "--n", "16"], "several --n"),
+        ("text-sources", ["--n-tokens", "8", "--n-tokens", "16"], "several --n-tokens"),
         ("shots", ["--list", "countri"], "Did you mean 'country'"),
         ("shots", ["--space", "reed"], "Did you mean 'read'"),
         ("natural-text", ["--texts", "no such file"], "no such text source"),

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _OPTIONS = {
     "shots": ("lists", "n", "shots", "seed"),
-    "natural-text": ("texts", "n", "seed"),
+    "natural-text": ("texts", "n", "n_tokens", "anchor", "seed"),
     "model-size": ("lists", "n", "shots", "seed"),
     "training": ("lists", "n", "seed", "steps"),
     "variance": ("lists", "n", "shots", "seed"),
-    "text-sources": ("texts", "n", "seed", "reader"),
+    "text-sources": ("texts", "n", "n_tokens", "n_texts", "seed", "reader"),
 }
 """What each experiment takes besides models, spaces, sigma and batch size."""
-_SEVERAL = {"shots": ("lists", "n"), "variance": ("seed",)}
+_SEVERAL = {"shots": ("lists", "n"), "natural-text": ("n_tokens", "anchor"), "variance": ("seed",)}
 
 
 def experiment(
@@ -59,6 +59,15 @@ def experiment(
         int | None,
         typer.Option(help="Entities a list; 10 (shots, variance)."),
     ] = None,
+    n_tokens: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens a window: 8, 16; repeat (natural-text). 8 (text-sources)."),
+    ] = None,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(help="start, end: where windows of natural-text lie; repeat. Default: both."),
+    ] = None,
+    n_texts: Annotated[int | None, typer.Option(help="Texts each model writes; 2 n (text-sources).")] = None,
     reader: Annotated[str | None, typer.Option(help="Which of the models reads; the first.")] = None,
     step: Annotated[
         list[int] | None,
@@ -83,6 +92,9 @@ def experiment(
             "texts": texts,
             "n": list(n) if n else None,
             "shots": shots,
+            "n_tokens": list(n_tokens) if n_tokens else None,
+            "anchor": list(anchor) if anchor else None,
+            "n_texts": n_texts,
             "reader": reader,
             "steps": list(step) if step else None,
             "seed": list(seed) if seed else None,
@@ -119,10 +131,8 @@ def _check(asked: dict[str, Any]) -> None:
         raise unknown_name("experiment", name, list(_OPTIONS))
     for space in asked["space"]:
         check_space_name(space)
-    options = {
-        option: asked[option] for option in ("lists", "texts", "n", "shots", "reader", "steps", "seed")
-    }
-    for option, value in options.items():
+    for option in dict.fromkeys(option for options in _OPTIONS.values() for option in options):
+        value = asked[option]
         if value is not None and option not in _OPTIONS[name]:
             raise SettingError(
                 "option without effect",
@@ -141,7 +151,7 @@ def _check(asked: dict[str, Any]) -> None:
 
 
 def _option(name: str) -> str:
-    return {"lists": "list", "steps": "step"}.get(name, name)
+    return {"lists": "list", "steps": "step"}.get(name, name).replace("_", "-")
 
 
 def _settings(asked: dict[str, Any]) -> dict[str, Any]:
@@ -149,21 +159,19 @@ def _settings(asked: dict[str, Any]) -> dict[str, Any]:
     name = asked["name"]
     found = {"spaces": asked["space"], "sigma": asked["sigma"], "batch_size": asked["batch_size"]}
     lists = None if asked["lists"] is None else [_entities(one) for one in asked["lists"]]
-    plural = {"shots": "n", "variance": "seed"}.get(name)
+    plural = _SEVERAL.get(name, ())
     if lists is not None:
         found |= {"lists": lists} if name == "shots" else {"prompts": lists[0]}
     if asked["shots"] is not None:
         found |= {"shots" if name == "model-size" else "most": asked["shots"]}
-    for option in ("n", "seed"):
+    for option in ("n", "n_tokens", "anchor", "seed"):
         if asked[option] is not None:
-            many = option == plural
-            found |= {
-                "seeds" if many and option == "seed" else option: asked[option] if many else asked[option][0]
-            }
-    for option in ("texts", "reader"):
-        if asked[option] is not None:
-            found[option] = asked[option]
-    return found
+            many = option in plural
+            own = f"{option}s" if many and option in ("anchor", "seed") else option
+            found[own] = asked[option] if many else asked[option][0]
+    return found | {
+        option: asked[option] for option in ("texts", "n_texts", "reader") if asked[option] is not None
+    }
 
 
 def _entities(name: str) -> str | list[str]:

@@ -187,7 +187,7 @@ def test_conclusions_follow_the_numbers() -> None:
     [
         (shots, {"lists": []}, SettingError, "nothing to measure"),
         (shots, {"lists": ["countries"]}, SettingError, "Did you mean 'country'"),
-        (shots, {"most": 2}, SettingError, "most out of range"),
+        (shots, {"most": 2}, SettingError, r"most \(shots a prompt\) out of range"),
         (shots, {"n": [1]}, SettingError, "n out of range"),
         (natural_text, {"texts": []}, TokenError, "too few windows"),
         (natural_text, {"texts": ["short"]}, TokenError, "too few windows"),
@@ -214,6 +214,13 @@ def test_bad_input_gets_its_typed_error(
     monkeypatch.setattr(module("text_sources"), "continuations", lambda *_, **__: TEXTS[:20])
     with pytest.raises(error, match=message):
         run(checkpoint, **changes)
+
+
+def test_lists_that_cannot_be_drawn_are_refused_before_a_model_runs(checkpoint: Any, tmp_path: Path) -> None:
+    for changes in ({"n": [16, 1]}, {"lists": ["country", ["Japan", "Spain"]], "n": 16}):
+        with pytest.raises(SettingError, match="out of range"):
+            shots(checkpoint, workdir=tmp_path / "work", **changes)
+        assert not (tmp_path / "work").exists()
 
 
 def test_names_that_cannot_be_kept_apart_are_refused(checkpoint: Any, as_shipped: None) -> None:

@@ -76,7 +76,7 @@ def shots(
     if isinstance(lists, str):
         lists = [lists]
     names = [name if isinstance(name, str) else "own" for name in lists]
-    most, seed = integer("most", most, least=3), integer("seed", seed)
+    most, seed = integer("most (shots a prompt)", most, least=3), integer("seed", seed)
     sizes = integers("n", [n] if isinstance(n, int) else n) or ()
     spaces = space_names(spaces)
     if not names or not sizes or len(set(names)) < len(names):
@@ -91,40 +91,41 @@ def shots(
         "lists": [name if isinstance(name, str) else list(name) for name in lists],
         "most": most, "n": list(sizes), "spaces": list(spaces), "sigma": sigma, "seed": seed,
     }  # fmt: skip
+    # Lists that cannot be drawn are refused before a model runs.
+    sets = {
+        (model_name, name, size): demonstrations(entities, model, shots=most, n=size, seed=seed)
+        for model_name, model in of.items()
+        for name, entities in zip(names, lists, strict=True)
+        for size in sizes
+    }
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
     curves, knees, findings, blocks = [], [], [], []
-    for model_name, model in of.items():
-        for name, entities in zip(names, lists, strict=True):
-            for size in sizes:
-                prompts = demonstrations(entities, model, shots=most, n=size, seed=seed)
+    for (model_name, name, size), prompts in sets.items():
 
-                def run(work: Path | None, model: Any = model, prompts: PromptSet = prompts) -> Any:
-                    return information_emergence(
-                        model, prompts, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
-                        controls=("shuffled_weights",), workdir=work,
-                    )  # fmt: skip
+        def run(work: Path | None, model: Any = of[model_name], prompts: PromptSet = prompts) -> Any:
+            return information_emergence(
+                model, prompts, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
+                controls=("shuffled_weights",), workdir=work,
+            )  # fmt: skip
 
-                key = f"{model_name}/{name}/{size}"
-                parts.measure(key, run)
-                about = {"model": model_name, "list": name, "n": size}
-                curves += curve_rows(parts.results[key], about)
-                passed = crossing(prompts, size)
-                about_7 = (
-                    float(prompts.population.prefix_bits[12])
-                    if prompts.population and most >= 7
-                    else math.nan
-                )
-                for space, of_run, one in runs(parts.results[key]):
-                    row = {**about, "space": space, "run": of_run, "crossing": passed, "bits_of_7": about_7}
-                    knees.append({**row, **_knees(curve(one, "macro"), curve(one))})
-                    if of_run == "model" and size == max(sizes):
-                        where = f"{model_name}, {name}, {space}, N = {size:,}"
-                        findings += _findings(where, one, passed)
-                        blocks.append(_blocks_above(one))
-                for row in knees[-2 * len(spaces) :]:
-                    if row["run"] == "model":
-                        where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
-                        findings.append(_knee_finding(where, row))
+        key = f"{model_name}/{name}/{size}"
+        parts.measure(key, run)
+        about = {"model": model_name, "list": name, "n": size}
+        curves += curve_rows(parts.results[key], about)
+        passed = crossing(prompts, size)
+        population = prompts.population
+        about_7 = float(population.prefix_bits[12]) if population and most >= 7 else math.nan
+        for space, of_run, one in runs(parts.results[key]):
+            row = {**about, "space": space, "run": of_run, "crossing": passed, "bits_of_7": about_7}
+            knees.append({**row, **_knees(curve(one, "macro"), curve(one))})
+            if of_run == "model" and size == max(sizes):
+                where = f"{model_name}, {name}, {space}, N = {size:,}"
+                findings += _findings(where, one, passed)
+                blocks.append(_blocks_above(one))
+        for row in knees[-2 * len(spaces) :]:
+            if row["run"] == "model":
+                where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
+                findings.append(_knee_finding(where, row))
     return ExperimentResult(
         name="shots",
         question=QUESTION,
