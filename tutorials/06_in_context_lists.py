@@ -26,6 +26,8 @@
 # %%
 from pathlib import Path
 
+import pandas as pd
+
 import tl_emergence as tle
 from tl_emergence import experiments
 
@@ -94,13 +96,44 @@ for conclusion in full.conclusions:
     print(f"{conclusion.claim}: {conclusion.verdict}: {conclusion.because}\n")
 
 # %% [markdown]
+# ## At another noise level
+#
+# Sigma says how far apart two states must lie to count as told apart. What the prompts allow does not depend
+# on it. How much of that is read does:
+
+# %%
+levels = {
+    0.25: experiments.load_experiment(kept / "shots-sigma-0.25"),
+    0.5: full,
+    1.0: experiments.load_experiment(kept / "shots-sigma-1"),
+}
+
+
+def last_comma(result):
+    rows = result.tables["curves"].query("run == 'model' and quantity == 'emergence' and n == n.max()")
+    return rows[rows["pos"] == rows["pos"].max()].set_index(["model", "space"])
+
+
+at_last = {sigma: last_comma(result) for sigma, result in levels.items()}
+pd.DataFrame({"exact": at_last[0.5]["exact"], **{s: rows["value"] for s, rows in at_last.items()}}).round(2)
+
+# %%
+pd.DataFrame({sigma: {one.claim: one.verdict for one in r.conclusions} for sigma, r in levels.items()})
+
+# %% [markdown]
+# At 0.25 nearly all that the prompts hold is read of SmolLM2's states, at 1 a quarter or less. The knee stays
+# at shot 2 or 3. The verdict on "only with a new demonstration" does not stay: at 1 emergence rises at no
+# comma, and the claim holds to the letter, because states at commas lie closer together than states at
+# countries. At 0.25 it rises at commas in three of four cells, in two by more than 0.4 bits, as the exact
+# curve does. So a staircase says something about the distance at which you look. Report sigma beside it.
+#
 # ## What is established, and what is not
 #
 # * Established, for these two models and this list: the knee sits at shot 2 or 3, where that of the exact
 #   curve is or one shot before; with N it moves as the exact one does in three of four cells (in Gemma's
 #   `read` it stays). Shuffled weights have the exact knee to within a shot. "Only with a new demonstration"
-#   holds for macro; emergence rises at commas too in one of four cells, since a comma that carries nothing
-#   alone lowers the mean of micro.
+#   holds for macro; emergence rises at commas too in one of four cells at sigma 0.5, since a comma that
+#   carries nothing alone lowers the mean of micro.
 # * Established: nothing near the 7th shot. For log2 N to reach the entropy of seven countries, 2^31 prompts
 #   would be needed; the paper ran 303,600, which is log2 N = 18.2, the entropy of four.
 # * Not established: where the paper's own curves bend, and why. Its estimator is another (tutorial 02) and
@@ -140,5 +173,20 @@ assert {one.claim: one.verdict for one in full.conclusions} == {
     "staircase": "holds partly",
     "seventh shot": "does not hold",
 }
+assert (at_last[0.25]["value"] > at_last[0.5]["value"]).all()
+assert (at_last[0.5]["value"] > at_last[1.0]["value"]).all()
+share = {sigma: (rows["value"] / rows["exact"]).loc["smollm2-135m"] for sigma, rows in at_last.items()}
+assert (share[0.25] > 0.94).all() and (share[1.0] < 0.25).all()
+staircases = {sigma: r.findings_table().query("claim == 'staircase'") for sigma, r in levels.items()}
+commas = {
+    sigma: of[of["what"].str.startswith("mean rise of emergence at the separator")]
+    for sigma, of in staircases.items()
+}
+assert (commas[1.0]["high"] < 0).all() and int((commas[0.25]["low"] > 0).sum()) == 3
+assert int((commas[0.25]["value"] > 0.4).sum()) == 2
+assert all(r.tables["knees"]["knee"].between(2, 3).all() for r in levels.values())
+assert {s: r.conclusions[1].verdict for s, r in levels.items()} == {
+    0.25: "holds partly", 0.5: "holds partly", 1.0: "holds"
+}  # fmt: skip
 assert len(here.parts) == len(models) * len(settings.get("n", (128, 512)))
 print("all claims hold")
