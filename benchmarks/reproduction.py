@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,20 +29,21 @@ EXPERIMENTS = (
 """Folders of the experiments that bear on claims, in the order of the page."""
 _COMMANDS = {"small-models": "python -m tutorials.induction.sizes"}
 """What made a result, where it was not `tl-emergence experiment` with the models it names."""
-_AGAIN = {
+_OPTIONS = {
     "shots-sigma-0.25": ("shots", "--sigma 0.25 --n 512"),
     "shots-sigma-1": ("shots", "--sigma 1 --n 512"),
     "natural-text-sigma-1": ("natural-text", "--sigma 1"),
-    "text-sources-sigma-1": ("text-sources", "--sigma 1"),
+    "text-sources": ("text-sources", "--n 400 --n-texts 1024"),
+    "text-sources-sigma-1": ("text-sources", "--n 400 --n-texts 1024 --sigma 1"),
 }
-"""Experiments run again with other noise, and what was asked for: of these only the tables are kept."""
+"""What was asked for, where it was not the default. Of those with other noise only the tables are kept."""
 _SHOWN = 4
 _HEADLINES = {
     "positive": "emergence at the last",
     "staircase": "mean rise of emergence at",
     "every token": "tokens at which",
     "variance": "Spearman, spread",
-    "text sources": "difference",
+    "text sources": "beyond exact",
 }
 """How the findings begin that stand in the first table, where a claim has many; the others are below."""
 
@@ -59,8 +61,10 @@ saved results in `tutorials/reproduction`; the command that made each stands abo
 * *Intervals* are of 95 %: of the estimate on the prompts at hand; in `variance` over prompts; in
   `text-sources` of the estimate and of the draw of windows.
 * *Verdicts.* `holds`: in every cell. `holds partly`: in some, or one part of the claim of two. `does not
-  hold`: in none (of tokens: in less than half). `cannot be tested here`: too few models or shots, or no
-  difference resolved. The models are small: what does not hold here may hold elsewhere.
+  hold`: in none (of tokens: in less than half; of sizes: not at each step). `cannot be tested here`: too
+  few models or shots, or no difference resolved. A verdict is one of what was measured; where the exact
+  curve, which no model changes, gives the same at this N, the row says so. The models are small: what does
+  not hold here may hold elsewhere.
 
 """
 
@@ -79,7 +83,7 @@ def page(results: dict[str, ExperimentResult]) -> str:
     parts = [_HEAD + _models(results) + _noise_levels(results) + "\n".join(lines) + "\n", "## Every number\n"]
     for key, result in results.items():
         rows = [f"| {one.claim} | {one.where} | {one.what} | {one.text()} |" for one in result.findings]
-        name, options = _AGAIN.get(key, (key, ""))
+        name, options = _OPTIONS.get(key, (key, ""))
         asked = [name, *result.settings["models"], *options.split(), "--out", key]
         by_name = f"tl-emergence experiment {' '.join(asked)}"
         head = f"### {key}\n\n{result.question}\n\n`{_COMMANDS.get(key, by_name)}`\n"
@@ -126,7 +130,7 @@ def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
     numbers = "<br>".join(f"{f.where}: {f.what}: **{f.text()}**" for f in shown)
     if len(of) > len(shown):
         numbers += f"<br>and {len(of) - len(shown)} more below"
-    verdict = f"{one.verdict} (sigma {result.settings['sigma']:g})" if key in _AGAIN else one.verdict
+    verdict = f"{one.verdict} (sigma {result.settings['sigma']:g})" if "-sigma-" in key else one.verdict
     cells = [said, verdict, f"{one.because}<br>{numbers}", _run(key, result)]
     return "| " + " | ".join([*cells, f"[{key}](tutorials/figures/{key}.png)"]) + " |"
 
@@ -138,7 +142,11 @@ def _headlines(claim: str, findings: Sequence[Finding]) -> list[Finding]:
         for one in findings
         if one.what.startswith(_HEADLINES.get(claim, "")) and "shuffled" not in one.where
     ]
-    return chosen[:_SHOWN]
+    by_model: dict[str, list[Finding]] = {}
+    for one in chosen:  # a model each in turn, so that none stands for the others
+        by_model.setdefault(one.where.split(",")[0], []).append(one)
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_model.values()))
+    return [one for one in in_turn if one is not None][:_SHOWN]
 
 
 def _run(key: str, result: ExperimentResult) -> str:
@@ -177,7 +185,7 @@ def main() -> None:
     for name in EXPERIMENTS if asked.take else ():
         if (asked.take / name / "result").exists():
             taken = load_experiment(asked.take / name / "result")
-            (replace(taken, parts={}) if name in _AGAIN else taken).save(KEPT / name)
+            (replace(taken, parts={}) if "-sigma-" in name else taken).save(KEPT / name)
     results = load_all()
     for name, result in results.items():
         write_figure(result, FIGURES / f"{name}.png")

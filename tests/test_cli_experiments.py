@@ -101,6 +101,20 @@ def test_windows_of_other_lengths_are_asked_for(checkpoint: Path, tmp_path: Path
     assert list(parts) == ["toy/end-4", "toy/end-6", "toy/list"]
 
 
+def test_texts_by_others_stand_beside(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("human", "other"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    sources = importlib.import_module("tl_emergence.experiments.text_sources")
+    monkeypatch.setattr(sources, "continuations", lambda *_, **__: TEXTS[:20])
+    options = ["--texts", str(tmp_path / "human.txt"), "--n", "16"]
+    options += ["--written", f"gpt-4={tmp_path / 'other.txt'}"]
+    done = run("text-sources", checkpoint, tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    assert "gpt-4/matched" in load_experiment(tmp_path / "out" / "result").parts
+
+
 def test_a_list_of_ones_own_comes_from_a_file(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Japan\n\nChina\nFrance\nItaly\nSpain\n")
     options = ["--n", "16", "--shots", "2", "--list", str(tmp_path / "mine.txt")]
@@ -131,6 +145,8 @@ def test_checkpoints_are_models_in_order(checkpoint: Path, tmp_path: Path) -> No
         ("shots", ["--space", "reed"], "Did you mean 'read'"),
         ("natural-text", ["--texts", "no such file"], "no such text source"),
         ("training", ["--step", "1"], "no training steps there"),
+        ("text-sources", ["--written", "gpt-4"], "a source without name or file"),
+        ("text-sources", ["--written", "gpt-4=nowhere.txt"], "no such text source"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(

@@ -29,7 +29,7 @@ _OPTIONS = {
     "model-size": ("lists", "n", "shots", "seed"),
     "training": ("lists", "n", "seed", "steps"),
     "variance": ("lists", "n", "shots", "seed"),
-    "text-sources": ("texts", "n", "n_tokens", "n_texts", "seed", "reader"),
+    "text-sources": ("texts", "n", "n_tokens", "n_texts", "seed", "reader", "written"),
 }
 """What each experiment takes besides models, spaces, sigma and batch size."""
 _SEVERAL = {"shots": ("lists", "n"), "natural-text": ("n_tokens", "anchor"), "variance": ("seed",)}
@@ -49,7 +49,9 @@ def experiment(
     ] = None,
     texts: Annotated[
         str | None,
-        typer.Option(help="persuasion, a novel (default); a .txt or .jsonl file; openorca; openhermes."),
+        typer.Option(
+            help="persuasion, a novel (default); a .txt or .jsonl file; openorca, openhermes (natural-text)."
+        ),
     ] = None,
     n: Annotated[
         list[int] | None,
@@ -69,6 +71,10 @@ def experiment(
     ] = None,
     n_texts: Annotated[int | None, typer.Option(help="Texts each model writes; 2 n (text-sources).")] = None,
     reader: Annotated[str | None, typer.Option(help="Which of the models reads; the first.")] = None,
+    written: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: texts of one more source (text-sources); repeat."),
+    ] = None,
     step: Annotated[
         list[int] | None,
         typer.Option(help="Training step of a hub name; repeat. Of several models, one each."),
@@ -96,6 +102,7 @@ def experiment(
             "anchor": list(anchor) if anchor else None,
             "n_texts": n_texts,
             "reader": reader,
+            "written": list(written) if written else None,
             "steps": list(step) if step else None,
             "seed": list(seed) if seed else None,
         }
@@ -140,7 +147,7 @@ def _check(asked: dict[str, Any]) -> None:
                 expected=f"options of {name}: {', '.join('--' + _option(one) for one in _OPTIONS[name])}",
                 fix="Leave it out.",
             )
-        one = option != "steps" and option not in _SEVERAL.get(name, ())
+        one = option not in ("steps", "written") and option not in _SEVERAL.get(name, ())
         if one and isinstance(value, list) and len(value) > 1:
             raise SettingError(
                 f"several --{_option(option)}",
@@ -169,9 +176,34 @@ def _settings(asked: dict[str, Any]) -> dict[str, Any]:
             many = option in plural
             own = f"{option}s" if many and option in ("anchor", "seed") else option
             found[own] = asked[option] if many else asked[option][0]
+    if asked["written"] is not None:
+        found["written"] = {}
+        for name, texts in map(_source, asked["written"]):
+            if name in found["written"]:
+                raise SettingError(
+                    "two sources of one name", seen=name, expected="names that differ", fix="Rename one."
+                )
+            found["written"][name] = texts
     return found | {
         option: asked[option] for option in ("texts", "n_texts", "reader") if asked[option] is not None
     }
+
+
+def _source(given: str) -> tuple[str, list[str]]:
+    """Return the name and the texts of NAME=FILE.
+
+    Raises:
+        SettingError: Neither; a file that cannot be read.
+    """
+    from tl_emergence.prompts.sources import read_texts
+
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        raise SettingError(
+            "a source without name or file", seen=given, expected="NAME=FILE",
+            fix="Write --written gpt-4=texts.txt; a blank line separates texts.",
+        )  # fmt: skip
+    return name, list(read_texts(file, None))
 
 
 def _entities(name: str) -> str | list[str]:

@@ -54,7 +54,7 @@ full.plot()
 # * **The first steps** are the prompts'. Up to shot 3 the exact curve (dashed) rises at countries and
 #   nowhere at a comma, and shuffled weights follow it to within 0.1 bits. A step there says that something
 #   new was read. It does not say that anything was learned.
-# * **The later steps** are the models'. From shot 4 on (N = 512) the exact curve is flat, and macro goes on
+# * **The later steps** are the models'. From shot 5 on (N = 512) the exact curve is flat, and macro goes on
 #   in a sawtooth: up at every country, by 0.5 to 2.1 bits on the average, and down again at every comma. It
 #   is no rise with new demonstrations, since nothing is left over from one to the next: commas carry less
 #   of the list than countries do.
@@ -63,8 +63,8 @@ full.plot()
 #   slowly: from the comma of shot 3 to that of shot 10 emergence changes by less than 0.7 bits, and never
 #   upward.
 # * **What is the model's** is how far a curve stays below the dashed one, most of all in Gemma's `unit`
-#   space: 3.5 bits at commas and 5.6 at countries, of 9. That is a mean of blocks that have little in
-#   common. At the last comma emergence is above 0 in 7 of 17 blocks and below it in the others, and no
+#   space: it reaches 3.5 bits at commas and 5.6 at countries, of 9. That is a mean of blocks that have little
+#   in common. At the last comma emergence is above 0 in 7 of 17 blocks and below it in the others, and no
 #   block is near the mean of 1.3 bits but one:
 
 # %%
@@ -118,22 +118,23 @@ at_last = {sigma: last_comma(result) for sigma, result in levels.items()}
 pd.DataFrame({"exact": at_last[0.5]["exact"], **{s: rows["value"] for s, rows in at_last.items()}}).round(2)
 
 # %%
-pd.DataFrame({sigma: {one.claim: one.verdict for one in r.conclusions} for sigma, r in levels.items()})
+for sigma, result in levels.items():
+    print(f"sigma {sigma}: {result.conclusions[1].verdict}: {result.conclusions[1].because}\n")
 
 # %% [markdown]
 # At 0.25 nearly all that the prompts hold is read of SmolLM2's states, at 1 a quarter or less. The knee stays
-# at shot 2 or 3. The verdict on "only with a new demonstration" does not stay: at 1 emergence rises at no
-# comma, and the claim holds to the letter, because states at commas lie closer together than states at
-# countries. At 0.25 it rises at commas in three of four cells, in two by more than 0.4 bits, as the exact
-# curve does. So a staircase says something about the distance at which you look. Report sigma beside it.
+# at shot 2 or 3. "Only with a new demonstration" does not stay: of the 12 commas of shots 1 to 3 in four
+# cells emergence surely rises at 9 with sigma 0.25, at 5 with 0.5, at one with 1; the exact curve rises at
+# all of them. States at commas lie closer together than states at countries, and noise takes them first. So a
+# staircase says something about the distance at which you look. Report sigma beside it.
 #
 # ## What is established, and what is not
 #
 # * Established, for these two models and this list: the knee sits at shot 2 or 3, where that of the exact
 #   curve is or one shot before; with N it moves as the exact one does in three of four cells (in Gemma's
 #   `read` it stays). Shuffled weights have the exact knee to within a shot. "Only with a new demonstration"
-#   holds for macro; emergence rises at commas too in one of four cells at sigma 0.5, since a comma that
-#   carries nothing alone lowers the mean of micro.
+#   holds for macro. Emergence surely rises at commas too, at 5 of 12 up to shot 3 at sigma 0.5, since a comma
+#   that carries nothing alone lowers the mean of micro.
 # * Established: nothing near the 7th shot. For log2 N to reach the entropy of seven countries, 2^31 prompts
 #   would be needed; the paper ran 303,600, which is log2 N = 18.2, the entropy of four.
 # * Not established: where the paper's own curves bend, and why. Its estimator is another (tutorial 02) and
@@ -177,16 +178,10 @@ assert (at_last[0.25]["value"] > at_last[0.5]["value"]).all()
 assert (at_last[0.5]["value"] > at_last[1.0]["value"]).all()
 share = {sigma: (rows["value"] / rows["exact"]).loc["smollm2-135m"] for sigma, rows in at_last.items()}
 assert (share[0.25] > 0.94).all() and (share[1.0] < 0.25).all()
-staircases = {sigma: r.findings_table().query("claim == 'staircase'") for sigma, r in levels.items()}
-commas = {
-    sigma: of[of["what"].str.startswith("mean rise of emergence at the separator")]
-    for sigma, of in staircases.items()
-}
-assert (commas[1.0]["high"] < 0).all() and int((commas[0.25]["low"] > 0).sum()) == 3
-assert int((commas[0.25]["value"] > 0.4).sum()) == 2
+separators = {0.25: "at 9 of 12 separators", 0.5: "at 5 of 12 separators", 1.0: "at 1 of 12 separators"}
+assert all(said in levels[sigma].conclusions[1].because for sigma, said in separators.items())
+assert all("exact emergence at 12 of" in r.conclusions[1].because for r in levels.values())
 assert all(r.tables["knees"]["knee"].between(2, 3).all() for r in levels.values())
-assert {s: r.conclusions[1].verdict for s, r in levels.items()} == {
-    0.25: "holds partly", 0.5: "holds partly", 1.0: "holds"
-}  # fmt: skip
+assert {r.conclusions[1].verdict for r in levels.values()} == {"holds partly"}
 assert len(here.parts) == len(models) * len(settings.get("n", (128, 512)))
 print("all claims hold")

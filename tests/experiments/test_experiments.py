@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_conclusions_follow_the_numbers() -> None:
     from tl_emergence.experiments.shots import _conclusions
 
     def said(
-        knee: int, entity: float, separator: float, late: float = 0.5, shots: int = 10, blocks: int = 4
+        knee: int, entity: float, rising: int, late: float = 0.5, shots: int = 10, blocks: int = 4
     ) -> dict[str, str]:
         findings = [
             with_error("positive", "m", "emergence at the last separator", entity, 0.01),
@@ -159,25 +160,28 @@ def test_conclusions_follow_the_numbers() -> None:
             with_error("positive", "m", "change of emergence past log2 N", late, 0.01),
         ]
         for of in ("emergence", "macro"):
-            for what, value in (("a new entity", entity), ("the separator after it", separator)):
+            for what, value in (("a new entity", entity), ("the separator after it", -0.1)):
                 findings.append(with_error("staircase", "m", f"mean rise of {of} at {what}", value, 0.01))
         shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
         at = {"knee": knee, "emergence_knee": knee, "exact_emergence_knee": 2, "shots": shots}
+        shared["exact_emergence_knee"] = 2
         rows = [{**shared, **at, "n": 64, "run": run} for run in ("model", "shuffled_weights")]
-        return {one.claim: one.verdict for one in _conclusions(findings, rows, [(blocks, 4)], 0.05)}
+        separators = [(rising, 0, 3, 3)]
+        return {
+            one.claim: one.verdict for one in _conclusions(findings, rows, [(blocks, 4)], separators, 0.05)
+        }
 
-    assert said(7, 1.0, -0.1) == {"positive": "holds", "staircase": "holds", "seventh shot": "holds"}
+    assert said(7, 1.0, 0) == {"positive": "holds", "staircase": "holds", "seventh shot": "holds"}
+    assert said(2, 1.0, 3)["staircase"] == "does not hold"  # it rises at all separators too
     assert (
-        said(2, 1.0, 0.5)["staircase"] == "does not hold"  # it rises at separators too
-        and said(2, 1.0, 0.5)["seventh shot"] == "does not hold"
+        said(2, 1.0, 1)["staircase"] == "holds partly" and said(2, 1.0, 1)["seventh shot"] == "does not hold"
     )
-    assert said(7, 1.0, -0.1, late=-0.5)["positive"] == "holds partly"
-    assert said(7, 1.0, -0.1, blocks=3)["positive"] == "holds partly"
-    # Never flat is no knee at the seventh shot; four shots cannot tell; a small but sure rise is one.
-    assert said(10, 1.0, -0.1)["seventh shot"] == "does not hold"
-    assert said(4, 1.0, -0.1, shots=4)["seventh shot"] == "cannot be tested here"
-    assert said(7, 1.0, 0.09)["staircase"] == "does not hold" and said(7, 1.0, 0.05)["staircase"] == "holds"
-    assert said(2, -1.0, 0.5) == {
+    assert said(7, 1.0, 0, late=-0.5)["positive"] == "holds partly"
+    assert said(7, 1.0, 0, blocks=3)["positive"] == "holds partly"
+    # Never flat is no knee at the seventh shot; four shots cannot tell.
+    assert said(10, 1.0, 0)["seventh shot"] == "does not hold"
+    assert said(4, 1.0, 0, shots=4)["seventh shot"] == "cannot be tested here"
+    assert said(2, -1.0, 3) == {
         "positive": "does not hold", "staircase": "does not hold", "seventh shot": "does not hold"
     }  # fmt: skip
 
@@ -200,6 +204,9 @@ def test_conclusions_follow_the_numbers() -> None:
         (text_sources, {"reader": "nobody"}, SettingError, "no such reader"),
         (text_sources, {"written": {"human": TEXTS}}, SettingError, "two sources of one name"),
         (text_sources, {"n": 5000}, SettingError, "too few windows"),
+        (text_sources, {"texts": "openorca"}, SettingError, "texts that models wrote, as human text"),
+        (variance, {"seeds": (0, 0)}, SettingError, "a seed twice"),
+        (shots, {"n": (64, 64)}, SettingError, "a list or a number of prompts twice"),
     ],
 )
 def test_bad_input_gets_its_typed_error(
@@ -234,6 +241,10 @@ def test_models_of_one_vocabulary_read_a_prompt_set_as_it_is(checkpoint: Any) ->
     prompts = demonstrations("country", checkpoint, shots=2, n=24, seed=5)
     found = model_size(checkpoint, prompts=prompts, bos_token_id=1, prepend_bos=True)
     assert found.settings["n"] == 24 and prompts.content_hash in found.settings["prompts"]
+    steps = training(checkpoint, prompts=prompts, bos_token_id=1, prepend_bos=True)
+    assert steps.settings["n"] == 24
+    with pytest.raises(SettingError, match="no part to tell rows of"):
+        replace(steps, parts={}).to_dataframe()
     alone = tle.information_emergence(
         checkpoint, prompts, space="read", seed=0, bos_token_id=1, prepend_bos=True
     )
@@ -323,14 +334,15 @@ def test_an_error_starts_where_it_rises_above_an_earlier_shot() -> None:
 def test_the_verdict_on_variance_can_come_out_either_way() -> None:
     from tl_emergence.experiments.variance import _conclusions, _places
 
-    def said(starts: float, low: float, last: float = 0.2) -> str:
+    def said(starts: float, low: float, last: float = 0.2, exact: int = 2) -> str:
         row = {"spearman": low + 0.1, "low": low, "high": low + 0.2, "over": "shots", "error": "repetition"}
+        row["spread"] = "prompts"
         cell = {"model": "m", "space": "read", "seed": 0, "error": "repetition", "peak of spread": 4}
-        at = {"exact peak": 2, "sd at peak": 0.5, "sd at last": last}
+        at = {"exact peak": exact, "sd at peak": 0.5, "sd at last": last}
         onsets = [{**cell, **at, "starts": starts, "largest": 9}]
         assert any("largest spread" in one.what for one in _places(onsets))
         noise = [{"model": "m", "space": "read", "agreement": 0.25}]
-        (one,) = _conclusions([row], onsets, noise, 2)
+        (one,) = _conclusions([row], onsets, noise, 2, 10)
         assert "about 0.50 to 0.50 of their size" in one.because
         assert ("cannot be tested" in one.because) == np.isnan(starts)
         return one.verdict
@@ -339,6 +351,8 @@ def test_the_verdict_on_variance_can_come_out_either_way() -> None:
     assert said(4.0, -0.5) == "holds partly" and said(6.0, 0.3) == "holds partly"
     # A peak at the last shot is none that stands above it.
     assert said(6.0, 0.3, last=0.5) == "does not hold" and said(float("nan"), 0.3) == "holds partly"
+    # A peak where the prompts alone have theirs is not the model's, unless errors start there.
+    assert said(6.0, 0.3, exact=4) == "does not hold" and said(4.0, 0.3, exact=4) == "holds partly"
 
 
 def test_errors_of_lists_are_those_of_the_logits(checkpoint: Any) -> None:

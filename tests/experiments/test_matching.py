@@ -105,4 +105,6 @@ def test_sampling_cold_is_the_likeliest_token_of_a_whole_pass(checkpoint: Any) -
 
 
 def test_openings_end_with_a_full_stop() -> None:
-    assert up_to_full_stops(["Mr. A went. He", "none", "3.5 of it. "]) == ["Mr.", "Mr. A went.", "3.5 of it."]
+    texts = ["Mr. A went. He", "none", "3.5 of it. "]
+    assert up_to_full_stops(texts, most_words=9) == ["Mr.", "Mr. A went.", "3.5 of it."]
+    assert up_to_full_stops(texts, most_words=2) == ["Mr.", "A went.", "of it."]

@@ -10,7 +10,7 @@ import pytest
 
 from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.prompts import sentences
-from tl_emergence.prompts.sources import TEXTS
+from tl_emergence.prompts.sources import TEXTS, read_texts
 
 TEXT = " France, Germany, Italy. Spain, China, Japan, India. Russia: Brazil, Canada, Mexico. Egypt"
 
@@ -160,3 +160,35 @@ def test_a_broken_json_line_is_named(tokenizer: Any, tmp_path: Path) -> None:
     lines.write_text(json.dumps({"text": TEXT}) + '\n{"text": "cut o')
     with pytest.raises(TokenError, match=r"a line that is not JSON: saw texts.jsonl, line 2"):
         sentences(lines, tokenizer)
+
+
+def test_files_in_the_formats_of_the_paper_need_no_field(tmp_path: Path) -> None:
+    for name, (_, rows) in HUB_ROWS.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        assert list(read_texts(path, None)) == [TEXT] * 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (3, "no text source"),
+        (None, "no text source"),
+        ("bad\0name", "no such text source"),
+        ("bad\ud800name", "no such text source"),
+        ([{"conversations": ["x"]}], "a row without text"),
+        ([{"conversations": [{"role": "assistant", "content": TEXT}]}], "a row without text: .*'content'"),
+        ([{1: TEXT, "body": TEXT}], "a row without text: .*Pass the strings themselves"),
+        ([{"conversations": [{"from": "gpt"}]}], "a row without text"),
+        ([{"conversations": [{"from": "gpt", "value": None}]}], "a row without text"),
+    ],
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_what_is_no_text_source_gets_a_typed_error(texts: Any, message: str) -> None:
+    with pytest.raises((SettingError, TokenError), match=message):
+        list(read_texts(texts, None))
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_text(TEXT, encoding="utf-8-sig")
+    assert list(read_texts(tmp_path / "marked.txt", None)) == [TEXT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,16 +19,24 @@ from tl_emergence.errors import SettingError
 from tl_emergence.prompts.tokenizer import encode, tokenizer_of
 
 _STOP = re.compile(r"\w\.(?=\s)")
+_WORD = re.compile(r"\S+")
 
 
-def up_to_full_stops(texts: Iterable[str]) -> list[str]:
-    """Return, for every full stop inside a text, the text up to and with it.
+def up_to_full_stops(texts: Iterable[str], most_words: int) -> list[str]:
+    """Return, for every full stop inside a text, the last words up to and with it, `most_words` at most.
 
     Example:
-        >>> up_to_full_stops(["She went. He stayed. They met"])
-        ['She went.', 'She went. He stayed.']
+        >>> up_to_full_stops(["She went. He stayed. They met"], most_words=3)
+        ['She went.', 'went. He stayed.']
     """
-    return [text[: found.end()] for text in texts for found in _STOP.finditer(text)]
+    found = []
+    for text in texts:
+        starts = [word.start() for word in _WORD.finditer(text)]
+        for stop in _STOP.finditer(text):
+            upto = bisect.bisect_left(starts, stop.end())
+            first = starts[max(0, upto - most_words)]
+            found.append(" ".join(text[first : stop.end()].split()))
+    return found
 
 
 @torch.no_grad()

@@ -150,13 +150,17 @@ def _conclusions(sizes: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
     models = len({row["model"] for row in sizes})
     verdict = "holds" if all(grows) else "holds partly" if any(grows) else "does not hold"
     above = any(row["share"] > 1 for row in sizes if row["run"] == "model")
+    control = {row["model"]: row["share"] for row in sizes if row["run"] != "model"}
+    shuffled = f"; with weights shuffled {min(control.values()):.2f} to {max(control.values()):.2f}"
     over = "; above 1, tokens alone fall short of their exact value by more than prompts do" if above else ""
+    one = "; one training run a model: the errors are of the estimate, not of training"
     few = f"; {models} model(s) make no trend, and they differ in more than size"
     yield Conclusion(
         "model size",
         "cannot be tested here" if models < _LEAST_MODELS else verdict,
         "from the smallest to the largest, emergence as a part of exact: "
         + "; ".join(said)
+        + (shuffled if control else "")
         + over
-        + (few if models < _LEAST_MODELS else ""),
+        + (few if models < _LEAST_MODELS else one),
     )

@@ -14,6 +14,7 @@ from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
+from tl_emergence.experiments.claims import Verdict
 from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
@@ -34,8 +35,8 @@ def natural_text(
     *,
     texts: str | PathLike[str] | Iterable[str] = "persuasion",
     n: int = 512,
-    n_tokens: Sequence[int] = (8, 16),
-    anchors: Sequence[str] = ("start", "end"),
+    n_tokens: int | Sequence[int] = (8, 16),
+    anchors: str | Sequence[str] = ("start", "end"),
     beside: str | Sequence[str] = "country",
     spaces: Space | Sequence[Space] = ("read", "unit"),
     sigma: float = 0.5,
@@ -46,9 +47,8 @@ def natural_text(
     """Measure emergence at every token of text windows, and of lists, with the same number of prompts.
 
     Windows are cut by the rules of the paper (`prompts.sentences`); of those that the text has, `n` are
-    drawn. Curves are means over blocks 1 and up. With N prompts the exact curve ends at log2 N once all
-    prefixes differ, in natural text after a few tokens: a rise beyond that is the estimate's, not the
-    text's.
+    drawn. Curves are means over blocks 1 and up. With N prompts exact macro ends at log2 N once all prefixes
+    differ, in natural text after a few tokens: exact emergence then moves with micro alone.
 
     Args:
         models: A HookedTransformer or TransformerBridge with a tokenizer, or several by name.
@@ -69,15 +69,17 @@ def natural_text(
         claims "every token" and "positive".
 
     Raises:
-        SettingError: A number or anchor out of range, no text source, a work folder of another experiment.
-        TokenError: Too few windows in the texts; text that is not UTF-8; rows without text.
+        SettingError: A number or anchor out of range, no text source, fewer windows than n, a work folder of
+            another experiment.
+        TokenError: Hardly a window in the texts; text that is not UTF-8; rows without text.
         HookError, StateError: As `information_emergence`.
 
     Cost: for each model five times `information_emergence` with the control `shuffled_weights`, by default.
     """
     of = named_models(models)
     spaces = space_names(spaces)
-    lengths = integers("length", n_tokens) or ()
+    lengths = integers("n_tokens", [n_tokens] if isinstance(n_tokens, int) else n_tokens) or ()
+    anchors = [anchors] if isinstance(anchors, str) else list(anchors)
     n, seed = integer("n", n, least=8), integer("seed", seed)
     if not lengths or not anchors:
         raise SettingError(
@@ -184,21 +186,25 @@ def _findings(where: str, kind: str, found: Curve, counts: dict[str, Any]) -> It
     )  # fmt: skip
 
 
+def _of_tokens(rises: int, tokens: int) -> Verdict:
+    return "holds" if rises == tokens else "holds partly" if 2 * rises > tokens else "does not hold"
+
+
 def _conclusions(findings: Sequence[Finding], tokens: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
     texts = [row for row in tokens if row["kind"] != "list"]
     late = [one for one in findings if one.claim == "every token" and one.unit == "bits"]
     names = ("tokens", "rises", "falls", "undecided", "exact rises")
     total = {name: sum(row[name] for row in texts) for name in names}
     rising, falling = sum(one.low > 0 for one in late), sum(one.high < 0 for one in late)
-    whole = total["rises"] == total["tokens"]
+    verdict, of_exact = (_of_tokens(total[name], total["tokens"]) for name in ("rises", "exact rises"))
     yield Conclusion(
         "every token",
-        "holds" if whole else "holds partly" if 2 * total["rises"] > total["tokens"] else "does not hold",
+        verdict,
         f"emergence surely rises (1.96 standard errors) at {total['rises']} of {total['tokens']} tokens of "
         f"text, at {total['falls']} it falls, at {total['undecided']} neither is sure; exact emergence rises "
         f"at {total['exact rises']}. Over the second half of the windows what is measured rises in {rising} "
         f"of {len(late)} cells and falls in {falling}; the exact curve is the entropy of the prefix less the "
-        "mean entropy of its tokens, and stops at log2 N.",
+        f"mean entropy of its tokens; the first stops at log2 N. It alone gives the verdict {of_exact!r}.",
     )
     last = [one for one in findings if one.claim == "positive"]
     above = sum(one.low > 0 for one in last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,21 @@ def named_models(models: Any | Models) -> dict[str, Any]:
 
 
 def space_names(spaces: Any) -> tuple[Any, ...]:
-    """Return spaces as a tuple; one alone may be given by its name."""
-    return (spaces,) if isinstance(spaces, str) else tuple(spaces)
+    """Return spaces as a tuple; one alone may be given by its name.
+
+    Raises:
+        SettingError: Neither a name nor several.
+    """
+    if isinstance(spaces, str):
+        return (spaces,)
+    if not isinstance(spaces, Iterable):
+        raise SettingError(
+            "spaces are none",
+            seen=repr(spaces),
+            expected="a name or several",
+            fix="Pass spaces=('read', 'unit').",
+        )
+    return tuple(spaces)
 
 
 def check_name(name: Any) -> str:

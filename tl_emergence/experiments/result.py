@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_emergence.errors import ResultFileError, unknown_name
+from tl_emergence.errors import ResultFileError, SettingError, unknown_name
 from tl_emergence.experiments.claims import CLAIMS, VERDICTS
 from tl_emergence.files import exists, to_json, write_atomically
 from tl_emergence.folders import read_folder, write_folder
@@ -105,9 +105,18 @@ class ExperimentResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return the rows of every part, as `EmergenceResult.to_dataframe`, its key in the column `part`."""
+        """Return the rows of every part, as `EmergenceResult.to_dataframe`, its key in the column `part`.
+
+        Raises:
+            SettingError: A result that was saved without its parts.
+        """
         from tl_emergence.tables import joined_rows
 
+        if not self.parts:
+            raise SettingError(
+                "no part to tell rows of", seen="a result without parts", expected="one or more",
+                fix="Read .tables and .findings_table(), which hold the numbers, or run it again.",
+            )  # fmt: skip
         return joined_rows([found.to_dataframe().assign(part=key) for key, found in self.parts.items()])
 
     def findings_table(self) -> pd.DataFrame:

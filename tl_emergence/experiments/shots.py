@@ -14,6 +14,7 @@ from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
+from tl_emergence.experiments.claims import Verdict
 from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
@@ -27,7 +28,7 @@ QUESTION = "Where does emergence rise along a list, and where does it stop, as t
 KNEE = 0.95
 """The knee is the first shot at which macro reaches this part of its largest value over shots."""
 FLAT = 0.1
-"""Bits: a rise whose interval ends below it counts as none."""
+"""Bits: shuffled weights that lie nearer to exact macro than that are said to follow it."""
 
 
 def shots(
@@ -79,11 +80,12 @@ def shots(
     most, seed = integer("most (shots a prompt)", most, least=3), integer("seed", seed)
     sizes = integers("n", [n] if isinstance(n, int) else n) or ()
     spaces = space_names(spaces)
-    if not names or not sizes or len(set(names)) < len(names):
+    once = len(set(names)) == len(names) and len(set(sizes)) == len(sizes)
+    if not names or not sizes or not once:
         raise SettingError(
-            "nothing to measure" if not names or not sizes else "a list twice",
+            "a list or a number of prompts twice" if names and sizes else "nothing to measure",
             seen=f"lists {names}, n {list(sizes)}",
-            expected="at least one list, each once, and one number of prompts",
+            expected="at least one list and one number of prompts, each once",
             fix="Pass lists=['country'], n=[1024]; one list of your own at a time.",
         )
     settings = {
@@ -99,7 +101,7 @@ def shots(
         for size in sizes
     }
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    curves, knees, findings, blocks = [], [], [], []
+    curves, knees, findings, blocks, separators = [], [], [], [], []
     for (model_name, name, size), prompts in sets.items():
 
         def run(work: Path | None, model: Any = of[model_name], prompts: PromptSet = prompts) -> Any:
@@ -122,6 +124,7 @@ def shots(
                 where = f"{model_name}, {name}, {space}, N = {size:,}"
                 findings += _findings(where, one, passed)
                 blocks.append(_blocks_above(one))
+                separators.append(_rises_at_separators(one, passed))
         for row in knees[-2 * len(spaces) :]:
             if row["run"] == "model":
                 where = f"{model_name}, {name}, {row['space']}, N = {size:,}"
@@ -132,7 +135,7 @@ def shots(
         parts=parts.results,
         tables={"curves": frame(curves), "knees": frame(knees)},
         findings=tuple(findings),
-        conclusions=tuple(_conclusions(findings, knees, blocks, _apart(curves))),
+        conclusions=tuple(_conclusions(findings, knees, blocks, separators, _apart(curves))),
         settings=settings,
     )
 
@@ -172,6 +175,21 @@ def _blocks_above(result: EmergenceResult) -> tuple[int, int]:
     return int(sure.sum()), len(rows)
 
 
+def _reach(positions: int, passed: int) -> int:
+    """Return the shot up to which there is something to rise to: the crossing, and shot 3 at least."""
+    return max(3, min(passed, positions // 2))
+
+
+def _rises_at_separators(result: EmergenceResult, passed: int) -> tuple[int, int, int, int]:
+    """Return at how many separators emergence and macro surely rise, exact emergence rises, of how many."""
+    places = [2 * shot - 1 for shot in range(1, _reach(len(result.positions), passed) + 1)]
+    emergence, macro = curve(result), curve(result, "macro")
+    rises = [[of.rise(t) for t in places] for of in (emergence, macro)]
+    sure = [sum(change - 1.96 * error > 0 for change, error in of) for of in rises]
+    exact = sum(emergence.exact[t] - emergence.exact[t - 1] > 1e-9 for t in places)
+    return sure[0], sure[1], int(exact), len(places)
+
+
 def _findings(where: str, result: EmergenceResult, passed: int) -> Iterator[Finding]:
     emergence, macro = curve(result), curve(result, "macro")
     last = len(emergence.values) - 1
@@ -194,8 +212,12 @@ def _findings(where: str, result: EmergenceResult, passed: int) -> Iterator[Find
             change,
             float(np.hypot(emergence.stderr[last], emergence.stderr[first])),
         )
-    # Up to the crossing, and to shot 3 at least, there is something to rise to; the first has none before it.
-    reach = range(2, max(3, min(passed, (last + 1) // 2)) + 1)
+    exact = float(emergence.exact[1] - emergence.exact[0])
+    yield with_error(
+        "staircase", where, f"rise of emergence at the separator of shot 1 (exact: {exact:+.2f})",
+        *emergence.rise(1),
+    )  # fmt: skip
+    reach = range(2, _reach(last + 1, passed) + 1)  # the first entity has nothing before it to rise from
     for quantity, of in (("macro", macro), ("emergence", emergence)):
         for what, places in (
             ("at a new entity", [2 * shot - 2 for shot in reach]),
@@ -232,7 +254,8 @@ def _flat_from(macro: Curve) -> int:
 
 
 def _knee_finding(where: str, row: dict[str, Any]) -> Finding:
-    said = f"knee of macro (exact {row['exact_knee']}; log2 N is passed at shot {row['crossing']})"
+    passed = f"passed at shot {row['crossing']}" if row["crossing"] <= row["shots"] else "not passed"
+    said = f"knee of macro (exact {row['exact_knee']}; log2 N is {passed})"
     return Finding("seventh shot", where, said, float(row["knee"]), unit="shots")
 
 
@@ -240,6 +263,7 @@ def _conclusions(
     findings: Sequence[Finding],
     knees: Sequence[dict[str, Any]],
     blocks: Sequence[tuple[int, int]],
+    separators: Sequence[tuple[int, int, int, int]],
     apart: float,
 ) -> Iterator[Conclusion]:
     positive = [one for one in findings if one.claim == "positive"]
@@ -264,35 +288,33 @@ def _conclusions(
         f"cells, emergence itself in {positive_blocks} of {of_blocks} blocks; the mean is above that at the "
         f"first separator in {up} of {len(early)}. {beyond}",
     )
-    counts = {}
-    for quantity in ("emergence", "macro"):
-        steps = [one for one in findings if f"mean rise of {quantity} at" in one.what]
-        entities, separators = (
-            [one for one in steps if what in one.what] for what in ("new entity", "separator after")
-        )
-        counts[quantity] = (
-            sum(one.low > 0 for one in entities),
-            sum(one.high < FLAT for one in separators),
-            sum(one.high < 0 for one in separators),
-        )
-        cells = len(entities)
-    (rises, stays, _), (macro_rises, macro_stays, macro_falls) = counts["emergence"], counts["macro"]
+    steps = [one for one in findings if "mean rise of" in one.what]
+    entities = [one for one in steps if "emergence at a new entity" in one.what]
+    falls_back = [one for one in steps if "macro at the separator" in one.what]
+    cells, macro_falls = len(entities), sum(one.high < 0 for one in falls_back)
+    rises, stays = sum(one.low > 0 for one in entities), sum(found[0] == 0 for found in separators)
+    rising, macro_rising, exact_rising, places = (sum(of) for of in zip(*separators, strict=True))
+    fallen = f" That macro falls at separators, in {macro_falls} of {cells} cells, does not follow."
+    fallen = fallen if macro_falls else ""
     alone = (
         f"Shuffled weights, which have learned nothing, follow exact macro to within {apart:.2f} bits: up to "
         "where log2 N is used up, steps follow from the entropy of the prefix and from N alone, without any "
-        f"training, and so does the end of the rise. That macro falls at separators, in {macro_falls} of "
-        f"{cells} cells, does not follow.{_later(findings)}"
+        f"training, and so does the end of the rise.{fallen}{_later(findings)}"
         if apart < FLAT
         else f"Shuffled weights lie up to {apart:.2f} bits from exact macro, so that steps are not shown to "
         "follow from the prompts alone."
     )
     yield Conclusion(
         "staircase",
-        "holds" if rises == stays == cells else "holds partly" if rises and stays else "does not hold",
-        f"emergence rises at new entities in {rises} of {cells} cells, and at separators by less than {FLAT} "
-        f"bits in {stays} (macro: {macro_rises} and {macro_stays}). Exact macro has the same steps, whatever "
-        "the model; exact emergence rises at separators too, where a token that alone carries nothing lowers "
-        f"the mean micro. {alone}",
+        "holds"
+        if rises == stays == cells
+        else "holds partly"
+        if rises and rising < places
+        else "does not hold",
+        f"emergence rises at new entities in {rises} of {cells} cells; it surely rises at {rising} of "
+        f"{places} separators too, and at none in {stays} of the cells (macro: at {macro_rising}). Exact "
+        f"macro rises at entities only, whatever the model; exact emergence at {exact_rising} of these "
+        f"separators, where a token that alone carries nothing lowers the mean micro. {alone}",
     )
     trained = [row for row in knees if row["run"] == "model"]
     knee, of_emergence, exact = (
@@ -308,8 +330,10 @@ def _conclusions(
         if math.isnan(of_7)
         else f" log2 N reaches 7 shots of {trained[0]['list']} at 2^{of_7:.0f} prompts."
     )
-    there = [abs(row[name] - 7) <= 1 for row in trained for name in ("knee", "emergence_knee")]
-    verdict = "holds" if all(there) else "holds partly" if any(there) else "does not hold"
+    verdict, of_exact = (
+        _at_7([row[prefix + name] for row in trained for name in ("knee", "emergence_knee")])
+        for prefix in ("", "exact_")
+    )
     yield Conclusion(
         "seventh shot",
         "cannot be tested here" if shots < 8 else verdict,
@@ -317,9 +341,14 @@ def _conclusions(
         f"{_span(knee)}: that of the exact curve in {same} of {len(trained)} cells, within one shot of it in "
         f"{near} ({alike} of {len(control)} with shuffled weights); that of emergence at shot "
         f"{_span(of_emergence)} (exact: {_span(exact)}).{_moves(trained) if len(sizes) > 1 else ''}{needed}"
-        " Where the exact curve bends early, so does what follows it: the claim is judged as one of "
+        f" The exact curves alone give the verdict {of_exact!r} at these N: the claim is judged as one of "
         "lists, whatever N.",
     )
+
+
+def _at_7(knees: Sequence[int]) -> Verdict:
+    there = [abs(knee - 7) <= 1 for knee in knees]
+    return "holds" if all(there) else "holds partly" if any(there) else "does not hold"
 
 
 def _later(findings: Sequence[Finding]) -> str:
@@ -329,11 +358,14 @@ def _later(findings: Sequence[Finding]) -> str:
         return ""
     entities, separators = ([one for one in later if of in one.what] for of in ("new entity", "separator"))
     low, high = (of(one.value for one in entities) for of in (min, max))
+    rising = sum(one.low > 0 for one in entities)
+    own = (
+        " Those steps are the model's: a separator carries less of the list than an entity." if rising else ""
+    )
     return (
-        f" Beyond, exact macro is flat and the model's is not: at entities it rises in "
-        f"{sum(one.low > 0 for one in entities)} of {len(entities)} cells, by {low:.2f} to {high:.2f} bits, "
-        f"and falls back at separators in {sum(one.high < 0 for one in separators)}. Those steps are the "
-        "model's: a separator carries less of the list than an entity."
+        f" Beyond, exact macro is flat: the model's rises at entities in {rising} of {len(entities)} cells, "
+        f"by {low:.2f} to {high:.2f} bits, and falls back at separators in "
+        f"{sum(one.high < 0 for one in separators)}.{own}"
     )
 
 

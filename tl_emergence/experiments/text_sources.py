@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,11 +18,12 @@ from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
 from tl_emergence.experiments.generation import continuations, up_to_full_stops
 from tl_emergence.experiments.matching import alike, token_entropy
-from tl_emergence.experiments.natural_text import drawn, most
+from tl_emergence.experiments.natural_text import drawn
 from tl_emergence.experiments.parts import Models, Parts, check_name, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.experiments.spread import exact_pointwise
 from tl_emergence.prompts import sentences
-from tl_emergence.prompts.sources import read_texts
+from tl_emergence.prompts.sources import DATASETS, read_texts
 from tl_emergence.results import AnyResult, EmergenceResult
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ QUESTION = "Has text by models more emergence than text by humans, once their to
 HUMAN = "human"
 _OPENING_TOKENS = 16
 _CONTEXT_WORDS = 40
-_HUB_TEXTS = 2000
 _MORE_TOKENS = 4  # what a writer writes in n + 4 tokens has n of the reader's, nearly always
 
 
@@ -54,9 +53,9 @@ def text_sources(
 ) -> ExperimentResult:
     """Let models write after full stops of a human text; measure emergence on windows of each source.
 
-    A window is the first `n_tokens` tokens after a full stop, of the human text (what the human wrote
-    there) or of a model's sentence after the same text; one that holds any of . : ? ; - or a newline is
-    left out.
+    A window is the first `n_tokens` tokens after a full stop, of the human text (after any of its full
+    stops) or of what a model writes after some of them; one that holds any of . : ? ; - or a newline is left
+    out.
 
     Twice, with the same number of windows of the same length: *unmatched*, windows drawn at random;
     *matched*, drawn so that the mean entropy of their tokens, the exact micro, agrees between sources
@@ -64,12 +63,14 @@ def text_sources(
     shows in the difference between the two. Emergence is that at the last token, the mean over blocks 1 and
     up. Errors of differences hold that of the estimate and that of the draw of windows, the standard
     deviation of pointwise emergence over root n: to first order what other windows of the same source would
-    change.
+    change. *Beyond exact* is a difference less the exact difference of the same windows, which no reader
+    makes; its error is that of the estimate and of pointwise emergence less exact pointwise emergence. It is
+    what says whether a difference survives the matching, which fixes the exact values.
 
     Args:
         models: The models that write, by name; one of them reads.
         reader: The name of the reader; the first by default.
-        texts: Human text: what `prompts.sentences` takes.
+        texts: Human text: "persuasion", a file, strings. No data set of the hub: models wrote those.
         written: More sources: texts by name, such as what large models wrote.
         n_texts: Full stops after which each model writes; 2 n by default.
         n_tokens: Tokens a window.
@@ -86,7 +87,7 @@ def text_sources(
 
     Raises:
         SettingError: A reader that is not among the models, two sources of one name, a number out of range,
-            too few windows of a source.
+            too few windows of a source, a data set that models wrote as human text.
         TokenError: A text source that is empty, too short, no text, or not UTF-8.
         HookError, StateError: As `information_emergence`.
 
@@ -109,7 +110,13 @@ def text_sources(
         )
     n, seed = integer("n", n, least=16), integer("seed", seed)
     source = texts if isinstance(texts, str | PathLike) else list(texts)
-    human: PromptSet = sentences(source, of[who], n_tokens=n_tokens, n=most(source))  # type: ignore[arg-type]
+    if isinstance(source, str) and source.lower() in DATASETS:
+        raise SettingError(
+            "texts that models wrote, as human text", seen=source, expected="text by humans",
+            fix="Pass them as a source of their own: written={'gpt-4': texts}.",
+        )  # fmt: skip
+    human: PromptSet = sentences(source, of[who], n_tokens=n_tokens)  # type: ignore[arg-type]
+    drawn(human, n, seed)  # too few are refused before a model writes
     wanted = 2 * n if n_texts is None else integer("n_texts", n_texts, least=1)
     openings = _openings(source, wanted, seed)
     sampled = n_tokens + _MORE_TOKENS
@@ -151,11 +158,11 @@ def text_sources(
                     controls=("shuffled_weights",), workdir=work,
                 )  # fmt: skip
 
-            def also(result: AnyResult) -> dict[str, Any]:
-                return {"sd": {f"{space}/{of_run}": _spread(one) for space, of_run, one in runs(result)}}
+            def also(result: AnyResult, prompts: PromptSet = prompts) -> dict[str, Any]:
+                return {f"{space}/{of_run}": _spreads(one, prompts) for space, of_run, one in runs(result)}
 
             key = f"{name}/{how}"
-            sd = parts.measure(key, run, also)["sd"]
+            sd = parts.measure(key, run, also)
             curves += curve_rows(parts.results[key], {"source": name, "how": how})
             for space, of_run, one in runs(parts.results[key]):
                 found = curve(one)
@@ -163,7 +170,9 @@ def text_sources(
                 rows.append(
                     {
                         "source": name, "how": how, "space": space, "run": of_run, "value": value,
-                        "stderr": error, "sampling error": sd[f"{space}/{of_run}"] / n**0.5, "exact": exact,
+                        "stderr": error, "exact": exact,
+                        "sampling error": sd[f"{space}/{of_run}"][0] / n**0.5,
+                        "sampling error beyond exact": sd[f"{space}/{of_run}"][1] / n**0.5,
                         "token entropy": token_entropy(prompts),
                         "windows": len(pools[name]), "n": n,
                     }
@@ -176,15 +185,15 @@ def text_sources(
         tables={"curves": frame(curves), "sources": frame(rows)},
         findings=findings,
         conclusions=tuple(_conclusions(rows, list(of))),
-        settings=settings,
+        settings=settings | {"texts by models": {name: _digest(found) for name, found in by_models.items()}},
     )
 
 
-def _spread(result: EmergenceResult) -> float:
-    """Return the standard deviation over windows of pointwise emergence at the last token."""
+def _spreads(result: EmergenceResult, prompts: PromptSet) -> list[float]:
+    """Return the SD over windows of pointwise emergence at the last token, and of that less exact."""
     inner = [row for row, layer in enumerate(result.layers) if layer > 0]
     values = block_values(result, positions=result.positions[-1:]).values[inner].mean(dim=0)
-    return float(values.std())
+    return [float(values.std()), float((values - exact_pointwise(prompts)[-1]).std())]
 
 
 def _digest(texts: Sequence[str]) -> str:
@@ -193,10 +202,8 @@ def _digest(texts: Sequence[str]) -> str:
 
 def _openings(source: Any, n: int, seed: int) -> list[str]:
     """Return the last words up to and with n full stops, drawn with a seed."""
-    hub = most(source) is not None  # a source on the hub has millions of texts
-    found = up_to_full_stops(itertools.islice(read_texts(source, None), _HUB_TEXTS if hub else None))
-    long = [" ".join(text.split()[-_CONTEXT_WORDS:]) for text in found]
-    long = [text for text in long if len(text.split()) >= _OPENING_TOKENS]
+    found = up_to_full_stops(read_texts(source, None), most_words=_CONTEXT_WORDS)
+    long = [text for text in found if len(text.split()) >= _OPENING_TOKENS]
     order = np.random.default_rng(seed).permutation(len(long))
     return [long[i] for i in order[:n]]
 
@@ -207,13 +214,16 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["source"] != HUMAN:
             base = human[row["how"], row["space"], row["run"]]
-            errors = [one[name] for one in (row, base) for name in ("stderr", "sampling error")]
+            whole, beyond = (
+                float(np.linalg.norm([one[name] for one in (row, base) for name in ("stderr", sampling)]))
+                for sampling in ("sampling error", "sampling error beyond exact")
+            )
+            exact = row["exact"] - base["exact"]
+            difference = row["value"] - base["value"]
             yield {
-                **row,
-                "difference": row["value"] - base["value"],
-                "error": float(np.linalg.norm(errors)),
-                "exact difference": row["exact"] - base["exact"],
-            }
+                **row, "difference": difference, "error": whole, "exact difference": exact,
+                "beyond exact": difference - exact, "error beyond exact": beyond,
+            }  # fmt: skip
 
 
 def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -231,18 +241,29 @@ def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             f"difference of emergence (exact: {row['exact difference']:+.2f})", row["difference"],
             row["error"],
         )  # fmt: skip
+        yield with_error(
+            "text sources", f"{row['source']} - {HUMAN}, {row['how']}, {row['space']}{run}",
+            "beyond exact, that difference", row["beyond exact"], row["error beyond exact"],
+        )  # fmt: skip
 
 
-def _sign(row: Mapping[str, Any]) -> int:
+def _sign(value: float, error: float) -> int:
     """Return 1 or -1 for a difference whose interval excludes 0, else 0."""
-    return int(np.sign(row["difference"])) if abs(row["difference"]) > 1.96 * row["error"] else 0
+    return int(np.sign(value)) if abs(value) > 1.96 * error else 0
 
 
 def _conclusions(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Iterator[Conclusion]:
     cells: dict[tuple[str, str], dict[str, int]] = {}
+    sizes: list[float] = []
     for row in _differences(rows):
         if row["run"] == "model":
-            cells.setdefault((row["source"], row["space"]), {})[row["how"]] = _sign(row)
+            matched = row["how"] == "matched"  # there the exact values agree, but for what is left of them
+            of_row = (row["beyond exact"], row["error beyond exact"]) if matched else (
+                row["difference"], row["error"]
+            )  # fmt: skip
+            cells.setdefault((row["source"], row["space"]), {})[row["how"]] = _sign(*of_row)
+            if matched:
+                sizes.append(row["beyond exact"])
     names = {1: "higher", -1: "lower", 0: "no different"}
     told = "; ".join(
         f"{source} in {space}: {names[of['unmatched']]} unmatched, {names[of['matched']]} matched"
@@ -259,6 +280,7 @@ def _conclusions(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> It
         "text sources",
         "holds partly" if verdict == "holds" and not others else verdict,
         f"emergence of a source beside that of the human text: {told}. Of {there} differences {kept} survive "
-        f"the matching with their sign. Writers: {len(models)} of the models here, {others} other source(s); "
+        f"the matching with their sign; matched, they are {min(sizes):+.2f} to {max(sizes):+.2f} bits beyond "
+        f"exact. Writers: {len(models)} of the models here, {others} other source(s); "
         + ("what large models write was not read." if not others else "the others were given as texts."),
     )

@@ -69,7 +69,8 @@ def training(
     steps = sorted(integer("step", step, least=0) for step in checkpoints)
     described: Any = prompts if isinstance(prompts, str) else getattr(prompts, "content_hash", None)
     settings = {
-        "experiment": "training", "steps": steps, "n": n,
+        "experiment": "training", "steps": steps,
+        "n": n if isinstance(prompts, str) or not hasattr(prompts, "tokens") else len(prompts),
         "prompts": list(prompts) if described is None else described,  # type: ignore[arg-type]
         "spaces": list(spaces), "sigma": sigma, "seed": seed,
         "prepend_bos": prepend_bos, "bos_token_id": bos_token_id,

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
@@ -22,9 +19,14 @@ from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
 from tl_emergence.experiments.shots import crossing
-from tl_emergence.experiments.spread import correlation_rows, noise_rows, onset_rows, spread_rows
+from tl_emergence.experiments.spread import (
+    correlation_rows,
+    exact_pointwise,
+    noise_rows,
+    onset_rows,
+    spread_rows,
+)
 from tl_emergence.prompts import LISTS, demonstrations
-from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.results import AnyResult
 
 if TYPE_CHECKING:
@@ -52,20 +54,24 @@ def variance(
 
     For each seed, a set of n lists of its own. At the separator of shot j = 1..most-1, from which the model
     foretells entity j + 1: the standard deviation over prompts of the pointwise emergence (the mean over
-    blocks 1 and up), and that of the mean over prompts over blocks; category errors, repetitions, category
-    loss and next-item loss (`list_errors`). Two correlations of each pair, by Spearman:
+    blocks 1 and up), that of the mean over prompts over blocks, and that of the mean over both over seeds;
+    category errors, repetitions, category loss and next-item loss (`list_errors`). Correlations by Spearman:
 
-    * over shots: the spread at j with the mean error at j, the mean over seeds; 95 % interval by resampling
-      prompts, values held fixed. Shots are few and ordered: any two trends correlate.
+    * over shots: each of the three spreads at j with the mean error at j, the mean over seeds; 95 % interval
+      by resampling prompts, values held fixed. Shots are few and ordered: any two trends correlate. Over
+      seeds the spread is one of means of n prompts, hardly more than their sampling error.
     * over prompts: how far a prompt's emergence lies from the mean, |e_i - mean|, with its error, within each
       shot; the mean over shots and seeds, its interval by resampling prompts.
 
-    The exact spread stands beside each: prompts that share a prefix differ from others without any model. The
-    spread holds the noise of the estimator, prompt by prompt, too, which lowers correlations over prompts:
-    the first seed's prompts are measured a second time with other noise. `noise sd` is the standard deviation
-    of the differences over the square root of 2; the Spearman correlation of the distances |e_i - mean| of
-    one measurement with those of the other, r, says how much is left: to first order, correlations over
-    prompts come out lower by the factor sqrt(r).
+    The exact spread stands beside each: prompts that share a prefix differ from others without any model; so
+    does that of shuffled weights, for the first seed. A change with shots that these make alone is not the
+    model's: where the spread peaks with the exact one, it does not count for the claim.
+
+    The spread holds the noise of the estimator, prompt by prompt, too, which lowers correlations over
+    prompts: the first seed's prompts are measured a second time with other noise. `noise sd` is the standard
+    deviation of the differences over the square root of 2; the Spearman correlation of the distances
+    |e_i - mean| of one measurement with those of the other, r, says how much is left: to first order,
+    correlations over prompts come out lower by the factor sqrt(r).
 
     Where a model starts to err is read off each error by itself (`onset`): the first shot at which it rises,
     prompt by prompt, above an earlier one. An error that only falls from the first shot on has no such place.
@@ -98,8 +104,11 @@ def variance(
     of = named_models(models)
     spaces = space_names(spaces)
     most, n, chosen = integer("most", most, least=4), integer("n", n, least=16), integers("seed", seeds) or ()
-    if not chosen:
-        raise SettingError("no seed", seen="none", expected="one or several", fix="Pass seeds=[0, 1, 2].")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise SettingError(
+            "a seed twice" if chosen else "no seed", seen=list(chosen) or "none",
+            expected="one or several, each once", fix="Pass seeds=[0, 1, 2].",
+        )  # fmt: skip
     entities = LISTS[prompts] if isinstance(prompts, str) and prompts in LISTS else prompts
     settings = {
         "experiment": "variance", "models": list(of),
@@ -107,25 +116,36 @@ def variance(
         "most": most, "n": n, "seeds": list(chosen), "spaces": list(spaces), "sigma": sigma,
         "resamples": integer("resamples", resamples, least=20),
     }  # fmt: skip
+    sets = {  # lists that cannot be drawn are refused before a model runs
+        (name, seed): demonstrations(prompts, model, shots=most, n=n, seed=seed)
+        for name, model in of.items()
+        for seed in chosen
+    }
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
     spread, onsets, correlations, noise, passed = [], [], [], [], 0
     for model_name, model in of.items():
         kept, exact = {}, {}
         for seed in chosen:
-            drawn = demonstrations(prompts, model, shots=most, n=n, seed=seed)
+            drawn = sets[model_name, seed]
 
             def run(work: Path | None, model: Any = model, drawn: PromptSet = drawn, seed: int = seed) -> Any:
                 return information_emergence(
                     model, drawn, space=tuple(spaces), sigma=sigma, seed=seed, batch_size=batch_size,
-                    workdir=work,
+                    controls=("shuffled_weights",) if seed == chosen[0] else (), workdir=work,
                 )  # fmt: skip
 
             def also(result: AnyResult, model: Any = model, drawn: PromptSet = drawn) -> Mapping[str, Any]:
                 tokens = entity_tokens(entities, model)
                 errors = list_errors(model, drawn, tokens, batch_size=batch_size)
+                by_run = {"model": {}, "shuffled_weights": {}}
+                for space, of_run, one in runs(result):
+                    by_run[of_run][space] = _pointwise(one)
                 return {
-                    "emergence": {space: _pointwise(one) for space, _, one in runs(result)},
-                    "over layers": {space: _over_layers(one) for space, _, one in runs(result)},
+                    "emergence": by_run["model"],
+                    "shuffled": by_run["shuffled_weights"],
+                    "blocks": {
+                        space: _by_block(one) for space, of_run, one in runs(result) if of_run == "model"
+                    },
                     "errors": {name: values.tolist() for name, values in errors.items()},
                 }
 
@@ -133,8 +153,9 @@ def variance(
             exact[seed] = exact_spread(drawn)
             kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
 
-        def again(model: Any = model) -> Mapping[str, Any]:
-            drawn = demonstrations(prompts, model, shots=most, n=n, seed=chosen[0])
+        first = sets[model_name, chosen[0]]
+
+        def again(model: Any = model, drawn: PromptSet = first) -> Mapping[str, Any]:
             result = information_emergence(
                 model, drawn, space=tuple(spaces), sigma=sigma, seed=chosen[0] + _OTHER_NOISE,
                 batch_size=batch_size,
@@ -159,7 +180,7 @@ def variance(
             "noise": frame(noise),
         },
         findings=findings,
-        conclusions=tuple(_conclusions(correlations, onsets, noise, passed)),
+        conclusions=tuple(_conclusions(correlations, onsets, noise, passed, most)),
         settings=settings,
     )
 
@@ -174,8 +195,7 @@ def _pointwise(result: Any) -> list[list[float]]:
 def exact_spread(prompts: PromptSet) -> list[float]:
     """Return the standard deviation over prompts of exact pointwise emergence at all separators but the last.
 
-    Prompt by prompt log2(N / prompts of the same prefix), less the mean over its tokens of log2(N / prompts
-    with that token there): what differs between prompts without any model, since some share a prefix.
+    That of `exact_pointwise`: prompts that share a prefix differ from others without any model.
 
     Example:
         >>> import torch
@@ -184,27 +204,21 @@ def exact_spread(prompts: PromptSet) -> list[float]:
         >>> [round(bits, 3) for bits in exact_spread(lists)]
         [0.289]
     """
-    n = len(prompts)
-
-    def information(ids: Int[Tensor, " prompt"]) -> Float[Tensor, " prompt"]:
-        _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-        return (n / counts.double()).log2()[inverse]
-
-    macro = torch.stack([information(ids) for ids in prefix_ids(prompts.tokens)])
-    alone = torch.stack([information(column) for column in prompts.tokens.T])
-    micro = alone.cumsum(dim=0) / torch.arange(1, len(alone) + 1)[:, None]
-    return (macro - micro).std(dim=1)[1:-1:2].tolist()
+    return exact_pointwise(prompts).std(dim=1)[1:-1:2].tolist()
 
 
-def _over_layers(result: Any) -> list[float]:
-    """Return the standard deviation over blocks of emergence at the separator of each shot but the last."""
+def _by_block(result: Any) -> list[list[list[float]]]:
+    """Return emergence [shot][block][prompt] at the separator of each shot but the last, to 4 decimals."""
     inner = [row for row, layer in enumerate(result.layers) if layer > 0]
-    return result.emergence[inner][:, 1:-1:2].std(dim=0, correction=min(1, len(inner) - 1)).tolist()
+    separators = result.positions[1:-1:2]
+    values = [block_values(result, positions=[t]).values[inner] for t in separators]
+    return [[[round(bits, 4) for bits in block] for block in of.tolist()] for of in values]
 
 
 def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     for row in correlations:
-        sides = "spread with mean" if row["over"] == "shots" else "distance from the mean with"
+        spread = "spread" if row["spread"] == "prompts" else f"spread over {row['spread']}"
+        sides = f"{spread} with mean" if row["over"] == "shots" else "distance from the mean with"
         varies = not np.isnan(row["spearman"])
         seeds = f"seeds {row['lowest seed']:+.2f} to {row['highest seed']:+.2f}"
         yield Finding(
@@ -254,10 +268,15 @@ def _conclusions(
     onsets: Sequence[Mapping[str, Any]],
     noise: Sequence[Mapping[str, Any]],
     passed: int,
+    most: int,
 ) -> Iterator[Conclusion]:
     known = [row for row in correlations if not np.isnan(row["spearman"])]
-    signs = {over: _signs([row for row in known if row["over"] == over]) for over in ("shots", "prompts")}
-    up, down = _counts([row for row in known if row["over"] == "shots"])
+    over_prompts = [row for row in known if row["over"] == "prompts"]
+    over_shots = {
+        spread: [row for row in known if row["over"] == "shots" and row["spread"] == spread]
+        for spread in ("prompts", "blocks", "seeds")
+    }
+    up, down = _counts(over_shots["prompts"])
     cells = {(row["model"], row["space"], row["seed"]): row for row in onsets}
     peaks = sorted({row["peak of spread"] for row in cells.values()})
     ratios = [row["sd at peak"] / row["sd at last"] for row in cells.values()]
@@ -272,8 +291,9 @@ def _conclusions(
     starting = {(row["model"], row["seed"], row["error"]) for row in started}
     same = sum(row["peak of spread"] == row["starts"] for row in started)
     together = bool(started) and 2 * same >= len(started)
-    whole = changes and together and up > 0 and down == 0
-    verdict = "holds" if whole else "holds partly" if changes or together else "does not hold"
+    own = changes and 2 * exact < len(cells)  # in most runs not the prompts' alone
+    whole = own and together and up > 0 and down == 0
+    verdict = "holds" if whole else "holds partly" if own or together else "does not hold"
     starts = (
         f"{len(starting)} of {len(errors)} (model, seed, error) start to rise, at "
         f"{_shots([int(row['starts']) for row in started])}, and the peak is there in {same} of "
@@ -281,6 +301,8 @@ def _conclusions(
         if started
         else "no error starts to rise anywhere, so that this part cannot be tested"
     )
+    there = f"at shot {passed}" if passed <= most else "nowhere"
+    alone = "" if own else ": no change that a model must have made"
     agree = [float(np.mean([row["agreement"] for row in rows])) for rows in _by_cell(noise).values()]
     left = (
         f" Measured again with other noise, distances agree with themselves by {min(agree):.2f} to "
@@ -295,9 +317,11 @@ def _conclusions(
         f"the spread over prompts {'changes' if changes else 'does not surely change'} with the number of "
         f"shots: it peaks at {_shots(peaks)}, {min(ratios):.1f} to {max(ratios):.1f} times that at the "
         f"last. The exact spread, that of the prompts without a model, peaks at the same shot in {exact} of "
-        f"{len(cells)} runs (the entropy of a list passes log2 N at shot {passed}). Errors: {starts}. "
-        f"Correlations whose interval excludes 0: over shots {signs['shots']}; over prompts "
-        f"{signs['prompts']}.{left}",
+        f"{len(cells)} runs (the entropy of a list passes log2 N {there}){alone}. Errors: {starts}. "
+        "Correlations whose interval excludes 0: over shots, of the spread over prompts "
+        f"{_signs(over_shots['prompts'])}, over blocks "
+        f"{_signs(over_shots['blocks'])}, over seeds {_signs(over_shots['seeds'])}; over prompts "
+        f"{_signs(over_prompts)}.{left}",
     )
 
 

@@ -211,6 +211,17 @@ def _variance(result: ExperimentResult) -> Figure:
             _over_seeds(row[0], _where(of, space=space), "sd over prompts", colour, repr(space))
             noise = _where(result.tables["noise"], model=model, space=space)
             row[0].plot(noise["shot"], noise["noise sd"], ":", color=colour, label=f"{space!r}, noise")
+        shuffled = (
+            of.dropna(subset=["shuffled sd"]).groupby("shot", as_index=False)["shuffled sd"].agg("mean")
+        )
+        row[0].plot(
+            shuffled["shot"],
+            shuffled["shuffled sd"],
+            color="0.8",
+            linewidth=4,
+            label="weights shuffled",
+            zorder=0,
+        )
         exact = _where(of, space=spaces[0]).groupby("shot", as_index=False)["exact sd"].agg("mean")
         row[0].plot(
             exact["shot"], exact["exact sd"], "--", color="0.3", linewidth=1, label="exact, of the prompts"

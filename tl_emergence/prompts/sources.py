@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -19,6 +21,8 @@ DATASETS: dict[str, tuple[str, str]] = {
 TEXTS: dict[str, Path] = {"persuasion": Path(__file__).parent / "texts" / "persuasion.txt"}
 """Texts that come with the package, in the public domain; `texts/README.md` names their origin."""
 
+_FIELDS = ("text", "response", "conversations")
+"""Where the text of a row is looked for, unless a field is named: the paper's sources have the last two."""
 _SUFFIXES = ("", ".txt", ".md", ".jsonl", ".ndjson")
 
 
@@ -32,9 +36,16 @@ def read_texts(
         yield from _file_texts(TEXTS[texts.lower()], None)
     elif isinstance(texts, str | PathLike):
         yield from _file_texts(Path(texts), field)
-    else:
+    elif isinstance(texts, Iterable):
         for number, row in enumerate(texts):
-            yield row if isinstance(row, str) else _field(row, field, f"row {number}")
+            yield from _row_texts(row, field, f"row {number}")
+    else:
+        raise SettingError(
+            "no text source",
+            seen=f"{texts!r:.80} ({type(texts).__name__})",
+            expected="strings, a .txt or .jsonl file, or a name",
+            fix="Pass ['a text', 'another'].",
+        )
 
 
 def _hub_texts(name: str, field: str | None) -> Iterator[str]:
@@ -45,11 +56,7 @@ def _hub_texts(name: str, field: str | None) -> Iterator[str]:
     try:
         rows: Any = datasets.load_dataset(repository, split="train", streaming=True)
         for number, row in enumerate(rows):
-            value = row.get(field or default_field)
-            if isinstance(value, list):  # a conversation: what the assistant said
-                yield from (turn["value"] for turn in value if turn.get("from") == "gpt")
-            else:
-                yield _field(row, field or default_field, f"row {number}")
+            yield from _row_texts(row, field or default_field, f"row {number}")
     except (OSError, DatasetsError) as error:  # the hub's own errors are OSErrors
         raise SettingError(
             "a text source that cannot be reached",
@@ -61,6 +68,12 @@ def _hub_texts(name: str, field: str | None) -> Iterator[str]:
 
 def _file_texts(path: Path, field: str | None) -> Iterator[str]:
     try:
+        try:
+            named = "\0" not in str(path) and bool(os.fsencode(path))
+        except UnicodeEncodeError:  # half of a surrogate pair
+            named = False
+        if not named:
+            raise FileNotFoundError(errno.ENOENT, "a character in its name that no file's name has")
         if path.is_file() and path.suffix not in _SUFFIXES:
             raise SettingError(
                 "a file of an unknown kind",
@@ -68,12 +81,13 @@ def _file_texts(path: Path, field: str | None) -> Iterator[str]:
                 expected=f"one of {', '.join(_SUFFIXES[1:])}, or no suffix",
                 fix="Rename a plain text file to .txt; read other formats yourself and pass the strings.",
             )
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = _decoded(file, path)
             if path.suffix in (".jsonl", ".ndjson"):
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
-                        yield _field(_json_row(line, path, number), field, f"{path.name}, line {number}")
+                        row = _json_row(line, path, number)
+                        yield from _row_texts(row, field, f"{path.name}, line {number}")
             else:
                 yield from _paragraphs(lines)
     except OSError as error:  # a text passed as a path is one too: its name is too long
@@ -103,10 +117,10 @@ def _decoded(lines: Iterable[str], path: Path) -> Iterator[str]:
 def _json_row(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # a JSONDecodeError, or a number of too many digits
         raise TokenError(
             "a line that is not JSON",
-            seen=f"{path.name}, line {number}: {error.msg}",
+            seen=f"{path.name}, line {number}: {getattr(error, 'msg', error)}",
             expected="one JSON value a line",
             fix="Repair or remove the line; a plain text file should end in .txt.",
         ) from error
@@ -125,16 +139,37 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(block)
 
 
+def _row_texts(row: Any, field: str | None, where: str) -> Iterator[str]:
+    """Yield the text of a row; of a conversation, what the assistant said, turn by turn."""
+    known = row if isinstance(row, dict) else {}
+    name = field or next((name for name in _FIELDS if name in known), _FIELDS[0])
+    turns = known.get(name)
+    if not isinstance(turns, list):
+        yield _field(row, name, where)
+        return
+    for turn in turns:
+        if not isinstance(turn, dict) or "from" not in turn:
+            expected = "turns with 'from' ('gpt' is read) and 'value'"
+            raise _without_text(turn, f"{where}, a turn of {name!r}", expected)
+        if turn["from"] == "gpt":
+            yield _field(turn, "value", f"{where}, a turn of {name!r}")
+
+
 def _field(row: Any, field: str | None, where: str) -> str:
     if isinstance(row, str):
         return row
     name = field or "text"
     if not isinstance(row, dict) or not isinstance(row.get(name), str):
-        seen = f"fields {sorted(row)}" if isinstance(row, dict) else type(row).__name__
-        raise TokenError(
-            "a row without text",
-            seen=f"{where}: {seen}",
-            expected=f"a string, or an object with a string in {name!r}",
-            fix="Name the field that holds the text: field='...'.",
-        )
+        raise _without_text(row, where, f"a string, or an object with a string in {name!r}")
     return row[name]
+
+
+def _without_text(row: Any, where: str, expected: str) -> TokenError:
+    seen = f"fields {sorted(map(str, row))}" if isinstance(row, dict) else type(row).__name__
+    return TokenError(
+        "a row without text",
+        seen=f"{where}: {seen}",
+        expected=expected,
+        fix="Pass the strings themselves, [row['...'] for row in rows]; prompts.sentences also takes the "
+        "name of the field that holds the text: field='...'.",
+    )
