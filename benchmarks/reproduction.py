@@ -140,7 +140,9 @@ def _headlines(claim: str, findings: Sequence[Finding]) -> list[Finding]:
     chosen = [
         one
         for one in findings
-        if one.what.startswith(_HEADLINES.get(claim, "")) and "shuffled" not in one.where
+        if one.what.startswith(_HEADLINES.get(claim, ""))
+        and "shuffled" not in one.where
+        and "unmatched" not in one.where
     ]
     by_model: dict[str, list[Finding]] = {}
     for one in chosen:  # a model each in turn, so that none stands for the others
