@@ -164,7 +164,6 @@ def test_conclusions_follow_the_numbers() -> None:
                 findings.append(with_error("staircase", "m", f"mean rise of {of} at {what}", value, 0.01))
         shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
         at = {"knee": knee, "emergence_knee": knee, "exact_emergence_knee": 2, "shots": shots}
-        shared["exact_emergence_knee"] = 2
         rows = [{**shared, **at, "n": 64, "run": run} for run in ("model", "shuffled_weights")]
         separators = [(rising, 0, 3, 3)]
         return {
