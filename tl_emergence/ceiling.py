@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture.checks import indices
-from tl_emergence.checks import integer, integers
+from tl_emergence.checks import integer, integers, seed_number
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.deranged import derangement
 from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits, shared_bits
@@ -107,7 +107,7 @@ def exact_deranged(
     check_micro(micro)
     wanted = indices("position", positions, prompts.n_positions)
     tokens = prompts.tokens[:, : max(wanted) + 1]
-    other = derangement(len(tokens), integer("seed", seed))
+    other = derangement(len(tokens), seed_number(seed))
     prefixes, single = prefix_ids(tokens), tokens.t()
     values = [
         torch.tensor([shared_bits(x, y[other]) for x, y in zip(of_x, of_y, strict=True)], dtype=torch.float64)
@@ -148,7 +148,7 @@ def exact_population(
 
 def check_micro(micro: str) -> None:
     """Raise SettingError unless `micro` is "alone" or "first"."""
-    if micro not in get_args(Micro):
+    if not isinstance(micro, str) or micro not in get_args(Micro):
         raise unknown_name("micro", str(micro), get_args(Micro))
 
 

@@ -10,6 +10,7 @@ import torch
 from tl_emergence.capture.shuffled import shuffled_weights
 from tl_emergence.capture.states import CapturedStates, capture_states
 from tl_emergence.checkpoints import Workspace
+from tl_emergence.checks import sequence
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.interface import generator_for
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -23,16 +24,9 @@ WITHOUT_MODEL = ("deranged",)
 
 def check_controls(controls: Sequence[str], known: Sequence[str] = CONTROLS) -> None:
     """Raise SettingError unless every control is known, and one of those that can be had."""
-    if isinstance(controls, str) or not isinstance(controls, Sequence):
-        raise SettingError(
-            "controls is not a sequence of names",
-            seen=repr(controls),
-            expected=f"a sequence of some of {list(known)}",
-            fix=f"Pass controls=({known[0]!r},), or leave it out for none.",
-        )
-    for name in controls:
-        if name not in CONTROLS:
-            raise unknown_name("control", name, CONTROLS)
+    for name in sequence("controls", controls, f"names among {list(known)}"):
+        if not isinstance(name, str) or name not in CONTROLS:
+            raise unknown_name("control", str(name), CONTROLS)
         if name not in known:
             raise SettingError(
                 "a control that needs the model",

@@ -19,7 +19,7 @@ from tl_emergence.capture.spaces import Space, chosen_by_default
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, truth
 from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
 from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
@@ -184,6 +184,7 @@ def information_emergence(
         EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
     """
     compat.check_model(model)
+    progress = truth("progress", progress)
     prompt_set = as_prompt_set(prompts)
     question = ask(estimator, sigma, space, micro, seed, options)
     described = asked_geometry(geometry, len(prompt_set))
@@ -192,7 +193,7 @@ def information_emergence(
     capture_settings = {
         "layers": indices("layer", layers, compat.n_layers(model)),
         "positions": indices("position", positions, prompt_set.n_positions),
-        "prepend_bos": prepend_bos,
+        "prepend_bos": None if prepend_bos is None else truth("prepend_bos", prepend_bos),
         "bos_token_id": None if bos_token_id is None else integer("bos_token_id", bos_token_id),
         "batch_size": integer("batch size", batch_size, least=1),
     }

@@ -14,6 +14,7 @@ from tl_emergence.capture.cached import CacheNorms, StateCache, states_from_cach
 from tl_emergence.capture.spaces import Space
 from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
+from tl_emergence.checks import truth
 from tl_emergence.controls import WITHOUT_MODEL, check_controls
 from tl_emergence.emergence import Settings, default_spaces
 from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
@@ -143,7 +144,7 @@ def information_emergence_from_cache(
         ... )
         EmergenceResult(from cache, 8 prompts, noise, space unit, sigma 0.5, 2 layers x 3 positions)
     """
-    prompt_set = as_prompt_set(tokens)
+    prompt_set, progress = as_prompt_set(tokens), truth("progress", progress)
     question = ask(estimator, sigma, space, micro, seed, options)
     check_controls(controls, WITHOUT_MODEL)
     controls = tuple(dict.fromkeys(controls))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tl_emergence.capture.spaces import SPACES, Space, check_space_name
 from tl_emergence.ceiling import Micro, check_micro
-from tl_emergence.checks import integer, number
+from tl_emergence.checks import number, seed_number, sequence
 from tl_emergence.errors import SettingError
 from tl_emergence.estimators.interface import Estimator
 from tl_emergence.estimators.registry import (
@@ -72,20 +72,29 @@ def ask(
         SettingError: An unknown estimator, space, micro or option; an option that no estimator has; a sigma
             or seed out of range; no space or estimator; an estimator twice.
     """
-    several = not isinstance(estimator, str) and isinstance(estimator, Sequence)
-    chosen = _estimators(estimator if several else (cast("str", estimator),))
+    several = not isinstance(estimator, str) and estimator is not None
+    names = sequence("estimator", estimator, "names") if several else (estimator,)
+    chosen = _estimators(names)
     check_options(chosen, options)
     measures = tuple(_measure(one, sigma, options, chosen) for one in chosen)
     check_micro(micro)
-    spaces = (space,) if isinstance(space, str) else None if space is None else tuple(dict.fromkeys(space))
+    spaces = _spaces(space)
     if spaces == ():
         raise SettingError(
             "no space", seen="none", expected=f"some of {SPACES}", fix="Leave space= out for the default."
         )
-    for name in spaces or ():
-        check_space_name(name)
     several_spaces = space is not None and not isinstance(space, str)
-    return Question(measures, spaces, micro, integer("seed", seed), several, several_spaces)
+    return Question(measures, spaces, micro, seed_number(seed), several, several_spaces)
+
+
+def _spaces(space: Any) -> tuple[Space, ...] | None:
+    """Return the spaces asked for, each once; None for the default."""
+    if space is None:
+        return None
+    names = (space,) if isinstance(space, str) else sequence("space", space, f"names among {SPACES}")
+    for name in names:
+        check_space_name(name)
+    return tuple(dict.fromkeys(cast("Space", str(name)) for name in names))
 
 
 def _estimators(names: Sequence[str]) -> list[Estimator]:
@@ -120,7 +129,7 @@ def _sigmas(estimator: Estimator, sigma: float | Sequence[float] | None) -> tupl
         return (estimator.default_emergence_sigma,)
     levels = tuple(
         number("sigma", level)
-        for level in ((sigma,) if is_one_number(sigma) else cast("Sequence[float]", sigma))
+        for level in ((sigma,) if is_one_number(sigma) else sequence("sigma", sigma, "numbers"))
     )
     if estimator.default_emergence_sigma > 0 and min(levels, default=1.0) <= 0:
         raise SettingError(

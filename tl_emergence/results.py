@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_emergence.ceiling import Ceiling
+from tl_emergence.checks import integer
 from tl_emergence.errors import SettingError, unknown_key
 from tl_emergence.estimators.interface import SATURATED_ABOVE
 from tl_emergence.geometry import Geometry
@@ -123,6 +124,7 @@ class EmergenceResult:
         Raises:
             SettingError: That cell was not measured.
         """
+        layer, pos = integer("layer", layer), integer("pos", pos)
         if layer not in self.layers or pos not in self.positions:
             raise SettingError(
                 "cell not measured",

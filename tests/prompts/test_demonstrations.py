@@ -106,7 +106,7 @@ def test_words_unknown_to_the_tokenizer_are_named(tokenizer: Any) -> None:
         ({"shots": 1, "n": 26}, "n out of range: saw 26; expected 2 to 25 distinct prompts"),
         ({"n": "every"}, "n is not a whole number: saw 'every'; expected a number, or 'all'"),
         ({"name_or_list": [4, 5]}, "entity list not usable: saw int among the entities"),
-        ({"name_or_list": 4}, "entity list not usable: saw int among the entities"),
+        ({"name_or_list": 4}, "entity list is not a sequence: saw 4"),
         ({"n": 64.0}, r"n is not a whole number: saw 64.0 \(float\)"),
         ({"seed": 0.5}, r"seed is not a whole number: saw 0.5 \(float\)"),
         ({"shots": "4"}, r"shots is not a whole number: saw '4' \(str\)"),
@@ -131,3 +131,29 @@ def test_a_name_is_no_tokenizer() -> None:
 def test_a_model_without_tokenizer_is_refused(toy: Any) -> None:
     with pytest.raises(TokenError, match="no tokenizer: saw"):
         demonstrations("country", toy)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"France": "Paris", "Italy": "Rome"}, "entity list is a mapping: saw dict with 2 keys.*list"),
+        ([("France", "Paris"), ("Italy", "Rome")], "entity list holds pairs: saw .*from_tokens"),
+        ([["France", "Paris"], ["Italy", "Rome"]], "entity list holds pairs"),
+        ({"France", "Italy"}, "entity list has no order of its own: saw set.*sorted"),
+        (frozenset({"France", "Italy"}), "entity list has no order of its own"),
+        ("France", "unknown entity list"),
+    ],
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_word_lists_that_are_no_lists_of_words_say_what_to_pass_instead(
+    words: Any, message: str, tokenizer: Any
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        demonstrations(words, tokenizer, shots=1, n=2)
+
+
+@pytest.mark.parametrize("options", [{"shuffle": "no"}, {"shuffle": 1}, {"separator": 3}, {"seed": 2**64}])
+@pytest.mark.usefixtures("as_shipped")
+def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], tokenizer: Any) -> None:
+    with pytest.raises(SettingError):
+        demonstrations("country", tokenizer, n=4, **options)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence.capture import compat
-from tl_emergence.checks import integer, integers
+from tl_emergence.checks import integers
 from tl_emergence.errors import SettingError, StateError, TokenError
 from tl_emergence.prompts.prompt_set import PromptSet
 
@@ -18,10 +18,12 @@ from tl_emergence.prompts.prompt_set import PromptSet
 def indices(what: str, given: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """Return sorted distinct indices from 0, all `count` of them for None; negatives count from the end.
 
+    A boolean mask of length `count` gives the indices of its True entries.
+
     Raises:
-        SettingError: One is out of range or no whole number, or none is asked for.
+        SettingError: One is out of range or no whole number, none is asked for, or a mask does not fit.
     """
-    asked = integers(what, given)
+    asked = integers(what, given, count=count)
     if asked is None:
         return tuple(range(count))
     wrong = [i for i in asked if not -count <= i < count]
@@ -33,11 +35,6 @@ def indices(what: str, given: Sequence[int] | None, count: int) -> tuple[int, ..
             fix=f"Name at least one {what}; there are {count}.",
         )
     return tuple(sorted({i % count for i in asked}))
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise SettingError when the batch size is no whole number from 1 up."""
-    integer("batch size", batch_size, least=1)
 
 
 def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tl_emergence.checks import integer, truth
 from tl_emergence.errors import HookError, TokenError
 
 MODEL_NOTE = "tl_emergence_note"
@@ -230,15 +231,17 @@ def bos_token(model: Any, prepend_bos: bool | None, bos_token_id: int | None) ->
 
     Raises:
         TokenError: BOS was asked for and neither the caller nor the tokenizer says which token it is.
+        SettingError: `prepend_bos` is no truth value, or `bos_token_id` no whole number.
     """
-    wanted = prepend_bos
+    wanted = None if prepend_bos is None else truth("prepend_bos", prepend_bos)
+    bos_token_id = None if bos_token_id is None else integer("bos_token_id", bos_token_id)
     if wanted is None:
         wanted = bos_token_id is not None or bool(getattr(model.cfg, "default_prepend_bos", True))
     if not wanted:
         return None
     tokenizer = getattr(model, "tokenizer", None)
     found = bos_token_id if bos_token_id is not None else getattr(tokenizer, "bos_token_id", None)
-    if found is None and prepend_bos:
+    if found is None and prepend_bos is not None:
         raise TokenError(
             "no BOS token known",
             seen="prepend_bos=True and a model whose tokenizer names no BOS token",

@@ -59,7 +59,7 @@ def chosen_by_default(reading: Reading, stacklevel: int) -> Space:
 
 def check_space_name(space: str) -> None:
     """Raise SettingError for an unknown space."""
-    if space not in SPACES:
+    if not isinstance(space, str) or space not in SPACES:
         raise unknown_name("space", str(space), SPACES)
 
 

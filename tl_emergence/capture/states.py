@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import (
-    check_batch_size,
     check_finite,
     check_fits_model,
     indices,
@@ -27,6 +26,7 @@ from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.capture.forward import stream_residuals, with_prefix
 from tl_emergence.capture.spaces import Reading, Space, check_space
 from tl_emergence.capture.storage import BatchJournal, StateStore
+from tl_emergence.checks import integer, sequence, truth
 from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -142,6 +142,8 @@ def capture_states(
         ((0, 1, 2), torch.Size([3, 8, 16]))
     """
     compat.check_model(model)
+    progress, spaces = truth("progress", progress), sequence("spaces", spaces, "names")
+    folder = None if folder is None else Path(folder)
     if not isinstance(prompts, PromptSet):
         raise TokenError(
             "not a prompt set",
@@ -152,7 +154,7 @@ def capture_states(
     n_layers = compat.n_layers(model)
     blocks = indices("layer", layers, n_layers)
     wanted = indices("position", positions, prompts.n_positions)
-    check_batch_size(batch_size)
+    batch_size = integer("batch size", batch_size, least=1)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
     check_fits_model(model, prompts, bos)
     tokens = prompts.tokens[:, : max(wanted) + 1]

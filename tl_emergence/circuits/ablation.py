@@ -15,7 +15,7 @@ from tl_emergence.capture import compat
 from tl_emergence.capture.checks import indices
 from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, seed_number, truth
 from tl_emergence.circuits.components import (
     Component,
     HeadName,
@@ -195,8 +195,8 @@ def _ablate(
         draws=integer("draws", draws, least=1),
         bos=compat.bos_token(model, prepend_bos, bos_token_id),
         batch_size=integer("batch size", batch_size, least=1),
-        seed=integer("seed", seed),
-        progress=progress,
+        seed=seed_number(seed),
+        progress=truth("progress", progress),
     )
     workspace = Workspace(None, {})
     if workdir is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.edited import Edit
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, is_truth_value, sequence
 from tl_emergence.errors import HookError, SettingError
 
 Kind = Literal["head", "mlp", "block"]
@@ -52,15 +52,8 @@ def head_components(model: Any, heads: Sequence[HeadName] | None) -> tuple[Compo
     layers, n_heads = compat.n_layers(model), compat.n_heads(model)
     if heads is None:
         return tuple(Component("head", i, j) for i in range(layers) for j in range(n_heads))
-    if not isinstance(heads, Iterable):
-        raise SettingError(
-            "heads is not a sequence",
-            seen=f"{heads!r} ({type(heads).__name__})",
-            expected="names of heads",
-            fix="Pass a list: heads=['L9H3'].",
-        )
     found = set()
-    for name in [heads] if isinstance(heads, str) else heads:
+    for name in [heads] if isinstance(heads, str) else sequence("heads", heads, "names such as 'L9H3'"):
         match = _HEAD.fullmatch(name) if isinstance(name, str) else None
         layer, head = (int(match[1]), int(match[2])) if match else _two_numbers(name)
         if not (0 <= layer < layers and 0 <= head < n_heads):
@@ -79,7 +72,7 @@ def head_components(model: Any, heads: Sequence[HeadName] | None) -> tuple[Compo
 
 
 def _two_numbers(name: HeadName) -> tuple[int, int]:
-    if isinstance(name, tuple) and len(name) == 2 and not any(isinstance(part, bool) for part in name):
+    if isinstance(name, tuple) and len(name) == 2 and not any(map(is_truth_value, name)):
         return integer("block", name[0]), integer("head", name[1])
     raise SettingError(
         "not the name of a head", seen=repr(name), expected="'L9H3' or (9, 3)", fix="Write layer and head."

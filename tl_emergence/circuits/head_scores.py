@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
-from tl_emergence.capture.checks import check_batch_size, check_fits_model, not_finite
+from tl_emergence.capture.checks import check_fits_model, not_finite
 from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.checks import integer
@@ -306,7 +306,7 @@ def _checked(
 ) -> int | None:
     """Return the BOS token, once model and prompts have been found to fit."""
     compat.check_model(model)
-    check_batch_size(batch_size)
+    integer("batch size", batch_size, least=1)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
     check_fits_model(model, prompts, bos)
     return bos

@@ -16,6 +16,7 @@ from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.spaces import Reading, Space, check_space, chosen_by_default
 from tl_emergence.capture.states import capture_states
+from tl_emergence.checks import integer, seed_number
 from tl_emergence.circuits.information import macro_bits, mean_micro_bits
 from tl_emergence.circuits.metrics import noise_level
 from tl_emergence.errors import HookError, SettingError, StateError
@@ -172,9 +173,9 @@ def emergence_metric(
     for what, given, known in (("quantity", quantity, ("emergence", "macro")), ("reduce", reduce, _REDUCE)):
         if given not in known:
             raise SettingError(f"unknown {what}", seen=repr(given), expected=f"one of {known}", fix="Choose.")
-    prompts, sigma = as_prompt_set(prompts), noise_level(sigma)
-    (block,) = indices("layer", [layer], compat.n_layers(model))
-    (t,) = indices("position", [pos], prompts.n_positions)
+    prompts, sigma, seed = as_prompt_set(prompts), noise_level(sigma), seed_number(seed)
+    (block,) = indices("layer", [integer("layer", layer)], compat.n_layers(model))
+    (t,) = indices("position", [integer("pos", pos)], prompts.n_positions)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
     check_fits_model(model, prompts, bos)
     probe = with_prefix(prompts.tokens[:_PROBE_ROWS], bos).to(compat.device(model))

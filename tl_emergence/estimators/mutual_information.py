@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import LEAST, MOST, integer, number
+from tl_emergence.checks import LEAST, MOST, number, seed_number, truth
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.deranged import DerangedEstimator
 from tl_emergence.estimators.interface import Estimate
@@ -56,7 +56,7 @@ def mutual_information(
     """
     chosen = get_estimator(estimator)
     level = chosen.default_sigma if sigma is None else number("sigma", sigma)
-    seed = integer("seed", seed)
+    seed, null = seed_number(seed), truth("null", null)
     check_settings(chosen, (level,), options)
     x, y = checked_rows("x", x), checked_rows("y", y)
     if len(x) != len(y):

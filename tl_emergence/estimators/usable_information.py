@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tl_emergence.checks import integer, number
+from tl_emergence.checks import integer, number, seed_number
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.components import noise_like, principal_components
 from tl_emergence.estimators.interface import Estimate
@@ -76,7 +76,7 @@ def usable_information(
         >>> usable_information(x, labels).bits > 0.95
         True
     """
-    sigma, seed, folds = number("sigma", sigma), integer("seed", seed), check_folds(folds)
+    sigma, seed, folds = number("sigma", sigma), seed_number(seed), check_folds(folds)
     if not (sigma >= 0 and math.isfinite(sigma)):
         raise SettingError(
             "sigma out of range", seen=sigma, expected="a finite number from 0 up", fix="Pass 0 for none."

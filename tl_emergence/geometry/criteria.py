@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import seed_number
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.components import principal_components
 from tl_emergence.estimators.gaussian import JointScatter, joint_scatter, null_stderr
@@ -140,7 +140,7 @@ def gaussian_criteria(
         (True, True, True)
     """
     settings = GeometrySettings(components, whole, sigma)
-    seed = integer("seed", seed)
+    seed = seed_number(seed)
     _check_states(x, x_next)
     sides = []
     for side, states in (("now", x), ("next", x_next)):

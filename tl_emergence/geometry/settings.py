@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tl_emergence.checks import LEAST, MOST, in_range, integer, number
+from tl_emergence.checks import LEAST, MOST, in_range, integer, is_truth_value, number, truth
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.gaussian import fewest_left
 
@@ -37,8 +37,9 @@ class GeometrySettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "components", integer("components", self.components, least=1))
         object.__setattr__(self, "sigma", number("sigma", self.sigma))
-        if self.whole not in get_args(Whole):
-            raise unknown_name("whole", self.whole, get_args(Whole))
+        if not isinstance(self.whole, str) or self.whole not in get_args(Whole):
+            raise unknown_name("whole", str(self.whole), get_args(Whole))
+        object.__setattr__(self, "whole", str(self.whole))
         if not (self.sigma > 0 and in_range(self.sigma)):
             raise SettingError(
                 "sigma out of range",
@@ -55,6 +56,8 @@ def asked_geometry(asked: Any, n_prompts: int) -> GeometrySettings | None:
     Raises:
         SettingError: Neither a boolean nor settings; more components than so few prompts allow.
     """
+    if is_truth_value(asked):
+        asked = truth("geometry", asked)
     if asked is False:
         return None
     found = GeometrySettings() if asked is True else asked

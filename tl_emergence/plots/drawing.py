@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_emergence.checks import integer, integers
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.results import EmergenceResult
 from tl_emergence.tables import model_name
@@ -93,19 +94,21 @@ def chosen_layers(result: EmergenceResult, layers: Sequence[int] | None) -> list
         inner = [layer for layer in result.layers if layer > 0] or list(result.layers)
         places = np.linspace(0, len(inner) - 1, min(5, len(inner)))
         return [inner[round(p)] for p in places]
-    missing = [layer for layer in layers if layer not in result.layers]
-    if missing or not layers:
+    chosen = integers("layer", layers) or ()
+    missing = [layer for layer in chosen if layer not in result.layers]
+    if missing or not chosen:
         raise SettingError(
             "block not measured",
             seen=missing or "no block",
             expected=f"some of {list(result.layers)}",
             fix="Measure again with layers= that include it.",
         )
-    return list(layers)
+    return list(chosen)
 
 
 def column_of(result: EmergenceResult, pos: int) -> int:
     """Return the column of a content position; -1 is the last scored."""
+    pos = integer("pos", pos)
     if pos == -1:
         return len(result.positions) - 1
     if pos not in result.positions:

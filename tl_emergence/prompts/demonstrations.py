@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, seed_number, sequence, text, truth
 from tl_emergence.errors import SettingError, TokenError, unknown_name
 from tl_emergence.prompts.lists import LISTS, PAPER_SHOTS
 from tl_emergence.prompts.prefixes import first_rows, prefix_ids
@@ -51,7 +51,9 @@ def demonstrations(
         shuffle: Rows in random order; False puts them in the order of enumeration.
 
     Raises:
-        SettingError: Unknown list, shots, n or seed out of range, entities repeated.
+        SettingError: Unknown list, shots, n or seed out of range, entities repeated; a mapping, pairs or a
+            set as the entity list (a set has no order of its own, so the prompts would differ from run to
+            run).
         TokenError: Entities or a separator that are not exactly one token (all are named).
 
     Cost: O(n shots^2) integer operations and 8 bytes a token for the prompts. On the way a few numbers
@@ -63,8 +65,10 @@ def demonstrations(
         PromptSet('country', 600 prompts x 4 tokens, population 600)
     """
     name, entities = _entities(name_or_list)
+    shuffle = truth("shuffle", shuffle)
+    separator = None if separator is None else text("separator", separator)
     shots = PAPER_SHOTS.get(name, min(4, len(entities))) if shots is None else integer("shots", shots)
-    seed = integer("seed", seed)
+    seed = seed_number(seed)
     if not 1 <= shots <= len(entities):
         raise SettingError(
             "shots out of range",
@@ -119,8 +123,24 @@ def _entities(name_or_list: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if isinstance(name_or_list, str):
         if name_or_list not in LISTS:
             raise unknown_name("entity list", name_or_list, list(LISTS))
-        return name_or_list, LISTS[name_or_list]
-    words = list(name_or_list) if isinstance(name_or_list, Iterable) else [name_or_list]
+        return str(name_or_list), LISTS[name_or_list]
+    if isinstance(name_or_list, Mapping):
+        raise SettingError(
+            "entity list is a mapping",
+            seen=f"{type(name_or_list).__name__} with {len(name_or_list)} keys",
+            expected="one list of words: a prompt holds single words, not pairs",
+            fix="Pass list(mapping) for its keys, or list(mapping.values()).",
+        )
+    words = sequence("entity list", name_or_list, "words")
+    pairs = [word for word in words if isinstance(word, tuple | list)]
+    if pairs:
+        raise SettingError(
+            "entity list holds pairs",
+            seen=f"{pairs[0]!r:.80}",
+            expected="single words: a prompt is a list of entities, not of pairs",
+            fix="Pass one side of the pairs, [first for first, second in pairs]. For prompts made of pairs, "
+            "tokenise them yourself and pass the ids to prompts.from_tokens.",
+        )
     wrong = [word for word in words if not isinstance(word, str)]
     if wrong:
         raise SettingError(
@@ -129,7 +149,7 @@ def _entities(name_or_list: str | Sequence[str]) -> tuple[str, tuple[str, ...]]:
             expected=f"words, or one of {list(LISTS)}",
             fix="Pass words: demonstrations(['red', 'blue'], model). Token ids go to prompts.from_tokens.",
         )
-    entities = tuple(word.strip() for word in words)
+    entities = tuple(text("an entity", word).strip() for word in words)
     repeated = sorted({word for word in entities if entities.count(word) > 1})
     if len(entities) < 2 or repeated or "" in entities:
         raise SettingError(

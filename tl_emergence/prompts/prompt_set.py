@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_emergence.errors import TokenError
+from tl_emergence.checks import as_tensor, integer, integers, is_truth_value, sequence, text
+from tl_emergence.errors import SettingError, TokenError
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -77,11 +78,16 @@ class PromptSet:
         digest.update(self.tokens.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def take(self, rows: slice | Sequence[int]) -> PromptSet:
+    def take(self, rows: slice | Sequence[int] | Sequence[bool]) -> PromptSet:
         """Return some of the prompts, as a set of its own: disjoint sets, or a reference that is held out.
+
+        Args:
+            rows: A slice, the numbers of the rows in the order wanted, or a boolean mask with one truth value
+                per prompt. Lists, tuples, NumPy arrays and tensors are taken alike.
 
         Raises:
             TokenError: Fewer than two prompts, or one that is not there.
+            SettingError: Rows that are neither a slice, whole numbers nor a mask of the right length.
 
         Example:
             >>> import torch
@@ -89,7 +95,7 @@ class PromptSet:
             >>> both.take(slice(2)), both.take([3, 2]).tokens.tolist()
             (PromptSet('tokens', 2 prompts x 2 tokens), [[6, 8], [5, 8]])
         """
-        chosen = list(range(len(self)))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        chosen = list(self._row_numbers(rows))
         missing = [row for row in chosen if not -len(self) <= row < len(self)]
         if missing:
             raise TokenError(
@@ -99,8 +105,28 @@ class PromptSet:
                 fix="Draw more prompts, or take fewer.",
             )
         tokens = self.tokens[chosen].clone()
-        _check_tokens(tokens)
-        return replace(self, tokens=tokens)
+        return replace(self, tokens=_checked_tokens(tokens))
+
+    def _row_numbers(self, rows: Any) -> Sequence[int]:
+        if isinstance(rows, slice):
+            bounds = [bound for bound in (rows.start, rows.stop, rows.step) if bound is not None]
+            for bound in bounds:
+                integer("a bound of the slice", bound)
+            if rows.step is not None and integer("step of the slice", rows.step) == 0:
+                raise SettingError(
+                    "step of the slice is 0", seen=rows, expected="another number", fix="Leave it out."
+                )
+            return range(len(self))[rows]
+        if isinstance(rows, int) or getattr(rows, "ndim", None) == 0:
+            raise SettingError(
+                "rows is one number",
+                seen=repr(rows),
+                expected="a slice, a list of row numbers or a boolean mask",
+                fix=f"Pass slice({rows}) for the first {rows} prompts, or [{rows}, ...] for single rows."
+                if not is_truth_value(rows)
+                else "Pass one truth value per prompt.",
+            )
+        return integers("row", rows, count=len(self)) or ()
 
     def __repr__(self) -> str:
         known = f", population {self.population.size:,}" if self.population else ""
@@ -134,12 +160,11 @@ def from_tokens(
         >>> from_tokens(torch.tensor([[5, 7], [6, 7], [5, 8]]))
         PromptSet('tokens', 3 prompts x 2 tokens)
     """
-    _check_tokens(tokens)
-    kept = tokens.detach().to("cpu", torch.int64)
+    kept = _checked_tokens(tokens).to(torch.int64)
     if attention_mask is not None:
         kept = _drop_padding(kept, attention_mask)
     kept = kept.clone(memory_format=torch.contiguous_format)
-    names = tuple(str(t) for t in range(kept.shape[1])) if labels is None else tuple(labels)
+    names = tuple(str(t) for t in range(kept.shape[1])) if labels is None else _checked_labels(labels)
     if len(names) != kept.shape[1]:
         raise TokenError(
             "labels do not fit the prompts",
@@ -147,7 +172,7 @@ def from_tokens(
             expected="one label a position",
             fix="Pass one label for each content token, or none.",
         )
-    return PromptSet(kept, names, name, details=_plain_details(details))
+    return PromptSet(kept, names, text("name", name), details=_plain_details(details))
 
 
 def as_prompt_set(prompts: PromptSet | Int[Tensor, "prompt pos"]) -> PromptSet:
@@ -164,10 +189,23 @@ def as_prompt_set(prompts: PromptSet | Int[Tensor, "prompt pos"]) -> PromptSet:
     return prompts if isinstance(prompts, PromptSet) else from_tokens(prompts)
 
 
+def _checked_labels(labels: Any) -> tuple[str, ...]:
+    return tuple(text("a label", label) for label in sequence("labels", labels, "texts"))
+
+
 def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
+    if details is not None and not isinstance(details, Mapping):
+        raise TokenError(
+            "details are not a mapping",
+            seen=type(details).__name__,
+            expected="a dictionary of JSON values",
+            fix="Pass details={'source': ...}.",
+        )
     try:
-        return json.loads(json.dumps(dict(details or {})))
-    except TypeError as error:
+        plain = json.dumps(dict(details or {}), allow_nan=False)
+        plain.encode()
+        return json.loads(plain)
+    except (TypeError, ValueError, RecursionError) as error:
         raise TokenError(
             "details that cannot be saved",
             seen=str(error),
@@ -176,7 +214,8 @@ def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
         ) from error
 
 
-def _check_tokens(tokens: Tensor) -> None:
+def _checked_tokens(tokens: Tensor) -> Int[Tensor, "prompt pos"]:
+    """Return token ids on the CPU."""
     if not isinstance(tokens, Tensor):
         raise TokenError(
             "tokens are not a tensor",
@@ -206,6 +245,15 @@ def _check_tokens(tokens: Tensor) -> None:
             expected="at least 2: information is measured over a set",
             fix="Draw more prompts.",
         )
+    on_cpu = as_tensor(tokens)
+    if on_cpu is None:
+        raise TokenError(
+            "tokens cannot be read",
+            seen=f"a {tokens.layout} tensor on the device {tokens.device}",
+            expected="a tensor that holds values, strided or sparse",
+            fix="Pass the token ids themselves.",
+        )
+    tokens = on_cpu
     if int(tokens.min()) < 0:
         raise TokenError(
             "negative token ids",
@@ -213,18 +261,18 @@ def _check_tokens(tokens: Tensor) -> None:
             expected="ids from 0 up",
             fix="Mask padding with attention_mask instead of marking it by negative ids.",
         )
+    return tokens
 
 
-def _drop_padding(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    if not isinstance(attention_mask, Tensor) or attention_mask.shape != tokens.shape:
-        seen = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask)
+def _drop_padding(tokens: Tensor, attention_mask: Any) -> Tensor:
+    mask = checked_mask(attention_mask)
+    if mask.shape != tokens.shape:
         raise TokenError(
             "attention_mask does not fit the tokens",
-            seen=f"{seen} for tokens {tuple(tokens.shape)}",
-            expected="a tensor of the same shape",
+            seen=f"{tuple(mask.shape)} for tokens {tuple(tokens.shape)}",
+            expected="one entry for each token",
             fix="Pass the mask that your tokenizer returned with these tokens.",
         )
-    mask = attention_mask.detach().to("cpu").bool()
     lengths = mask.sum(dim=1)
     if int(lengths.min()) != int(lengths.max()) or int(lengths.min()) == 0:
         raise TokenError(
@@ -234,3 +282,36 @@ def _drop_padding(tokens: Tensor, attention_mask: Tensor) -> Tensor:
             fix="Group the prompts by length, or cut a window of one length (prompts.sentences does).",
         )
     return tokens[mask].view(tokens.shape[0], -1)
+
+
+def checked_mask(attention_mask: Any) -> Bool[Tensor, "prompt pos"]:
+    """Return an attention mask of zeros and ones, or of truth values, as booleans on the CPU.
+
+    Tensors, NumPy arrays and lists are taken alike.
+
+    Raises:
+        TokenError: Not a matrix, or an entry that is neither 0 nor 1 (NaN would count as true).
+
+    Example:
+        >>> checked_mask([[1, 1, 0]])
+        tensor([[ True,  True, False]])
+    """
+    mask = as_tensor(attention_mask)
+    if mask is None or mask.ndim != 2:
+        raise TokenError(
+            "attention_mask does not fit the tokens",
+            seen=type(attention_mask).__name__ if mask is None else f"shape {tuple(mask.shape)}",
+            expected="a matrix [prompt, pos]",
+            fix="Pass the mask that your tokenizer returned with these tokens.",
+        )
+    if mask.dtype == torch.bool:
+        return mask
+    wrong = mask[~((mask == 0) | (mask == 1))]
+    if len(wrong):
+        raise TokenError(
+            "attention_mask is not made of zeros and ones",
+            seen=f"{wrong[0].item()} in {len(wrong)} place(s)",
+            expected="1 where a token counts, 0 where it is padding",
+            fix="Pass the mask that your tokenizer returned with these tokens.",
+        )
+    return mask == 1
