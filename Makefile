@@ -12,7 +12,7 @@ AGREEMENT := $(CURDIR)/build/agreement
 # Two processes share the tests out, a file at a time, those that take longest first (tests/conftest.py).
 SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-matrix $(MATRIX:%=matrix-%) lint benchmark accuracy benchmark-mi model-states clean
+.PHONY: demo test test-fast test-faults test-matrix $(MATRIX:%=matrix-%) lint benchmark accuracy benchmark-mi model-states clean
 
 demo: .venv/.demo  ## the main job on Gemma 3 270M: table, figures and result in demo/
 	$(BIN)/tl-emergence run gemma-3-270m --prompts country --n 1024 --space read --space unit \
@@ -23,6 +23,9 @@ test: lint  ## everything, also what needs a real model, and the tutorials
 
 test-fast: .venv/.dev  ## the unit suite: about four minutes
 	$(BIN)/python -m pytest $(SHARED) -m "not slow"
+
+test-faults: .venv/.dev  ## 500 kills, 5,000 damaged files, 10,000 calls and 5,000 interrupts; counts are printed
+	TL_EMERGENCE_FAULTS=long $(BIN)/python -m pytest tests/faults -s
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
