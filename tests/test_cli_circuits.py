@@ -197,7 +197,7 @@ def test_corrupt_ablation_names_the_library_function(checkpoint: Path, tmp_path:
 def test_correlate_writes_report_table_and_figure(ablated: Path, tmp_path: Path) -> None:
     done = correlate(ablated, tmp_path / "out", "--over-all")
     assert done.exit_code == 0, done.output
-    assert "emergence against loss, over 4 heads: Spearman" in done.stdout
+    assert "change of emergence against change of loss, over 4 heads: Spearman" in done.stdout
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "report.csv",
         "report.json",
@@ -269,7 +269,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_correlate_sets_blocks_of_a_run_beside_the_means_of_their_heads(deep: Path, tmp_path: Path) -> None:
     done = correlate(deep / "ablated", tmp_path, "--scores-from", str(deep / "run"))
     assert done.exit_code == 0, done.output
-    assert "emergence (unit) against loss, over 4 blocks" in done.stdout
+    assert "emergence (unit) against change of loss, over 4 blocks" in done.stdout
     report = tle.load_report(tmp_path / "report.json")
     assert [pair.score for pair in report.pairs] == ["emergence (unit)", "emergence (resid)"]
     assert {pair.disjoint for pair in report.pairs} == {"halves of one prompt set"}

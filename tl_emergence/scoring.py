@@ -188,6 +188,7 @@ def _result(
             "macro_shared_with_micro_at_position_0": bool(shared.any()),
             "prompts": states.prompts.name,
             "prompts_hash": states.prompts.content_hash,
+            **states.prompts.described_copies(),
             "n_positions": states.prompts.n_positions,
             "prompts_details": dict(states.prompts.details),
             "skipped_cells": [],

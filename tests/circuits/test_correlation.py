@@ -18,6 +18,7 @@ import tl_emergence as tle
 from tests import toys
 from tl_emergence import plots
 from tl_emergence.circuits import CorrelationReport, UnitValues, block_means, correlate, load_report
+from tl_emergence.circuits.effective_number import effective_interval
 from tl_emergence.errors import ResultFileError, SettingError, UnitError
 from tl_emergence.prompts import from_tokens
 
@@ -146,14 +147,15 @@ def test_a_correlation_through_depth_alone_is_said_to_vanish_given_the_layer() -
     effect = heads("effect", hump + normal(32, seed=9), seed=2)
     report = correlate(score, effect, **FAST)
     pair = report["score", "effect"]
-    assert pair.low > 0.5 and pair.p > 0.05 and pair.p == pair.partial_p
+    assert pair.low > 0.4 and pair.prompts_low > 0.5 and pair.p > 0.05 and pair.p == pair.partial_p
     assert abs(pair.partial) < 0.35
-    assert "no association beyond chance over units was established" in report.summary()
+    assert report.conclusion(pair) == "chance"
+    assert "no association beyond chance over heads was established" in report.summary()
     over_all = correlate(score, effect, within_layers=False, **FAST)["score", "effect"]
     assert over_all.p < 0.01
 
 
-def test_blocks_are_permuted_over_all_with_depth_and_its_square_held_fixed() -> None:
+def test_blocks_are_tested_by_their_effective_number_with_depth_and_its_square_held_fixed() -> None:
     depth = torch.arange(16, dtype=torch.float64)
     blocks = [
         UnitValues(
@@ -167,11 +169,13 @@ def test_blocks_are_permuted_over_all_with_depth_and_its_square_held_fixed() -> 
     report = correlate(blocks[0], blocks[1], **FAST)
     pair = report.pairs[0]
     assert report.settings["within_layers"] is False
-    assert pair.spearman > 0.7 and pair.p < 0.01
+    assert pair.spearman > 0.7 and pair.p < 0.05
+    assert 4 < pair.n_effective < 8 and pair.partial_n_effective <= 16  # a trend is worth few blocks
+    assert pair.low == pytest.approx(effective_interval(pair.spearman, pair.n_effective)[0])
     assert pair.partial_p > 0.05
     text = report.summary()
-    assert "over 16 blocks" in text and "16 are few" in text and "through depth alone" in text
-    assert "neighbours in depth are not" in text
+    assert "over 16 blocks, worth" in text and "16 are few" in text and "through depth alone" in text
+    assert "independent blocks gives p =" in text
 
 
 def test_four_blocks_leave_nothing_to_correlate_given_depth() -> None:
@@ -181,7 +185,8 @@ def test_four_blocks_leave_nothing_to_correlate_given_depth() -> None:
     ]
     report = correlate(few[0], few[1], **FAST)
     assert np.isnan([report.pairs[0].partial, report.pairs[0].partial_low, report.pairs[0].partial_p]).all()
-    assert "too little is left" in report.summary()
+    assert "leaves too little of these units" in report.summary()
+    assert np.isnan(report.pairs[0].low) and "interval over blocks is undefined" in report.summary()
 
 
 def test_a_result_stands_for_the_emergence_of_its_blocks() -> None:
@@ -225,7 +230,7 @@ def test_effects_of_ablations_stand_for_all_their_metrics() -> None:
     prompts = from_tokens(toys.TOKENS)
     effects = tle.ablate_heads(toys.make_model(toys.MODEL_KINDS[0]), prompts, ["loss", "kl"], kind="zero")
     whole = correlate(effects.values("loss"), effects, **FAST)
-    assert [(pair.score, pair.effect) for pair in whole.pairs] == [("loss", "loss"), ("loss", "kl")]
+    assert [(pair.score, pair.effect) for pair in whole.pairs] == [("loss", "kl")]  # not with itself
     by_hand = correlate(effects.values("loss"), effects.values("kl"), **FAST)
     assert whole["loss", "kl"].spearman == by_hand["loss", "kl"].spearman
     assert whole.pairs[0].disjoint == "halves of one prompt set"
@@ -246,7 +251,8 @@ def test_the_summary_says_what_was_and_what_was_not_established(report: Correlat
     assert "\n" not in text
     first, second = text.split("random against loss")[:2]
     assert "emergence change against loss, over 32 heads" in first
-    assert "an association over these units was established" in first and "With the layer held fixed" in first
+    assert "an association over these heads was established" in first
+    assert "Controlling for the layer keeps the correlation" in first
     assert "It beats head norm" in first and "It beats the truth" not in first
     assert "no association" in second
     assert "family of 4 tests: emergence change, random x loss, answer" in second
@@ -347,16 +353,130 @@ SHUFFLED = replace(LOSS, labels=LABELS[::-1], layers=LAYERS[::-1])
         (LOSS, {"permutations": 5}, SettingError, "permutations out of range"),
         (LOSS, {"resamples": 0.5}, SettingError, "resamples is not a whole number"),
         (LOSS, {"seed": -1}, SettingError, "seed out of range"),
+        (LOSS, {"within_layers": "no"}, SettingError, "within_layers is not a truth value"),
+        (LOSS, {"baselines": {"norm": ["a"] * 32}}, UnitError, "'norm' is not numeric"),
+        (3, {}, SettingError, "no score"),
     ],
 )
 def test_what_cannot_be_correlated_is_refused(
     as_shipped: None, score: Any, options: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        correlate(score, LOSS, **options)
+        correlate(score, replace(LOSS, name="effect"), **options)
 
 
 def test_within_layers_needs_a_layer_with_several_units() -> None:
     blocks = block_means(LOSS)
     with pytest.raises(SettingError, match="one unit in every layer"):
         correlate(blocks, blocks, within_layers=True)
+
+
+def test_few_heads_are_not_established_however_many_prompts() -> None:
+    layers = tuple(np.repeat(np.arange(18), 4).tolist())
+    labels = tuple(f"L{layer}H{unit % 4}" for unit, layer in enumerate(layers))
+    true = normal(72, seed=23)
+    both = [
+        UnitValues(
+            name,
+            (weight * true + normal(72, seed=seed))[:, None] + 0.01 * normal(72, 64, seed=seed),
+            labels,
+            layers,
+        )
+        for name, weight, seed in (("a", 0.4, 1), ("b", 0.4, 2))
+    ]
+    pair = correlate(both[0], both[1], within_layers=False, **FAST).pairs[0]
+    assert pair.prompts_high - pair.prompts_low < 0.05  # prompts hardly move it
+    assert pair.high - pair.low == pytest.approx(2 * 1.96 * (1 - pair.spearman**2) / 71**0.5, rel=0.3)
+
+
+def test_established_needs_the_intervals_over_units_and_over_prompts(report: CorrelationReport) -> None:
+    pair = report["emergence change", "loss"]
+    assert report.conclusion(pair) == "established"
+    against = {
+        "units": {"low": -0.1},
+        "prompts": {"prompts_low": -0.1},
+        "chance": {"q": 0.06},
+        "not testable": {"q": float("nan")},
+        "depth": {"partial_low": -0.1},
+        "undefined": {"spearman": float("nan")},
+    }
+    for reason, fields in against.items():
+        assert report.conclusion(replace(pair, **fields)) == reason
+    assert report.conclusion(replace(pair, partial_prompts_low=-0.1)) == "depth"
+    assert report.conclusion(replace(pair, partial=-0.9, partial_low=-1.0, partial_high=-0.8)) == "depth"
+
+
+def test_copies_of_a_prompt_do_not_stand_on_both_sides_of_a_split() -> None:
+    n, copies = 16, 8
+    noise = [normal(32, n, seed=seed).repeat(1, copies) for seed in (21, 22)]
+    shared = normal(32, n, seed=20).repeat(1, copies)
+    ids = tuple(range(n)) * copies
+    rhos = {}
+    for told in (ids, None, tuple(range(n * copies))):
+        score, effect = (
+            UnitValues(name, shared + 0.3 * own, LABELS, LAYERS, prompt_ids=told)
+            for name, own in zip("ab", noise, strict=True)
+        )
+        rhos[told] = correlate(score, effect, **FAST).pairs[0]
+    assert abs(rhos[ids].spearman) < 0.2 and rhos[ids].n_score_prompts == n // 2
+    assert rhos[None].spearman == pytest.approx(rhos[ids].spearman, abs=0.2)  # found by their equal columns
+    assert rhos[tuple(range(n * copies))].spearman > 0.5  # what halves that share prompts would show
+
+
+def test_copies_keep_their_weight_in_the_means() -> None:
+    values = heads("loss", TRUE, seed=1)
+    ids = tuple(range(N_PROMPTS)) + (0,) * 6
+    repeated = replace(values, values=values.values[:, list(ids)], prompt_ids=ids)
+    other = replace(repeated, name="other", values=repeated.values + 1)
+    means = correlate(repeated, other, **FAST).scores[0]
+    assert means.means == pytest.approx(repeated.values.mean(dim=1).tolist())
+    alone = correlate(values, replace(values, name="other"), **FAST).scores[0]
+    assert alone.stderrs == pytest.approx((values.values.std(dim=1) / N_PROMPTS**0.5).tolist())
+
+
+def test_a_set_with_copies_says_which_in_effects_and_results() -> None:
+    model = toys.make_model(toys.MODEL_KINDS[0])
+    rows = toys.TOKENS[[0, 1, 2, 3, 0, 1]]
+    effects = tle.ablate_heads(model, from_tokens(rows), "loss", kind="zero")
+    ids = effects.values("loss").prompt_ids
+    assert ids is not None and [ids.index(i) for i in ids] == [0, 1, 2, 3, 0, 1]
+    assert (
+        tle.ablate_heads(model, from_tokens(toys.TOKENS), "loss", kind="zero").values("loss").prompt_ids
+        is None
+    )
+    result = tle.information_emergence(model, from_tokens(rows), space="unit")
+    assert isinstance(result, tle.EmergenceResult)
+    assert result.settings["prompt_ids"] == list(ids)
+
+
+def test_a_metric_is_not_correlated_with_itself() -> None:
+    loss, kl = heads("loss", TRUE, seed=1), heads("kl", TRUE, seed=2)
+    pairs = correlate([loss, kl], [loss, kl], **FAST).pairs
+    assert [(pair.score, pair.effect) for pair in pairs] == [("loss", "kl"), ("kl", "loss")]
+    assert len(correlate([loss, kl], [loss, kl], **FAST).plot().axes) == 5  # empty panels, and the colours
+    again = replace(loss, values=heads("loss", TRUE, seed=3).values)  # the same metric, measured anew
+    assert correlate(loss, again, **FAST).pairs[0].spearman > 0.8
+    with pytest.raises(SettingError, match="a metric with itself"):
+        correlate(loss, loss, **FAST)
+
+
+def test_effects_are_called_changes_in_words_and_on_the_axes() -> None:
+    score, effect = (replace(heads(name, TRUE, seed=k), change=True) for k, name in enumerate(("kl", "loss")))
+    report = correlate(score, effect, **FAST)
+    text = report.summary()
+    assert "change of kl against change of loss" in text
+    assert "a larger change of kl goes with a larger change of loss" in text
+    axes = report.plot().axes[0]
+    assert axes.get_xlabel().startswith("change of kl") and axes.get_ylabel().startswith("change of loss")
+
+
+def test_a_pair_that_fails_the_interval_over_heads_has_it_first_in_words_title_and_table() -> None:
+    report = correlate(heads("a", TRUE, seed=1), heads("b", 0.3 * TRUE + normal(32, seed=40), seed=2), **FAST)
+    pair = report.pairs[0]
+    assert "95 % interval over heads" in report.summary() and "over prompts" in report.summary()
+    title = report.plot().axes[0].get_title()
+    assert f"over 32 heads [{pair.low:.2f}, {pair.high:.2f}]" in title and "over prompts [" in title
+    frame = report.to_dataframe()
+    columns = list(frame.columns)
+    assert columns.index("low") < columns.index("prompts_low")
+    assert frame["conclusion"].tolist() == [report.conclusion(pair)]

@@ -42,7 +42,14 @@ def estimate_and_replicates(
     ones = np.ones((1, n))
     means = resampling.weighted_means(x, first, ones), resampling.weighted_means(y, second, ones)
     drawn = resampling.bootstrap(
-        x, y, mean_spearman, halves=(first, second), same_prompts=same, resamples=200, generator=generator
+        x,
+        y,
+        mean_spearman,
+        halves=(first, second),
+        copies=(ones[0], ones[0]),
+        same_prompts=same,
+        resamples=200,
+        generator=generator,
     )
     return float(mean_spearman(*means)[0, 0]), drawn[:, 0]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_emergence.checks import integer
 from tl_emergence.circuits.effects import HeadEffects
+from tl_emergence.circuits.over_units import over_units
 from tl_emergence.circuits.report import Baseline, CorrelationReport, PairCorrelation, UnitMeans
 from tl_emergence.circuits.resampling import (
     bootstrap,
@@ -26,20 +27,25 @@ from tl_emergence.circuits.statistics import (
     degrees_left,
     depth_regressors,
     each_row,
-    permutation_p_value,
     q_values,
     rank_correlation,
     spearman_brown,
     unit_ranks,
 )
+from tl_emergence.circuits.unit_checks import (
+    are_blocks,
+    baseline_values,
+    check_units,
+    distinct_prompts,
+    same_prompts,
+    within_layers_or_not,
+)
 from tl_emergence.circuits.units import UnitValues, block_means, block_values
-from tl_emergence.errors import SettingError, UnitError
+from tl_emergence.errors import SettingError
 from tl_emergence.results import EmergenceResult
 
 SPLITS = 16
 """Halves of the prompts, in complementary pairs, over which a correlation is averaged."""
-
-_LEAST_UNITS, _LEAST_PROMPTS = 4, 8
 
 
 def correlate(
@@ -56,35 +62,42 @@ def correlate(
 
     * Score and effect of one prompt set (the same hash; or no hash and the same number) come from disjoint
       halves of it, averaged over 8 random splits taken both ways: noise that both share is no correlation.
-      Of two prompt sets each is used whole; that no prompt is in both is the caller's to see to.
-    * Intervals (95 %) are over prompts, with the units and the estimator fixed: values are averaged with
-      random weights, never estimated again on duplicated rows. They are for the correlation of halves (or
-      sets) of this size, which noise holds below `ceiling`, the root of the product of the reliabilities.
-    * p is by permutation, of units within their layer; of blocks, all of them. q controls the false
-      discoveries among all pairs of this call (Benjamini and Hochberg).
+      Copies of a prompt stay on one side. Of two prompt sets each is used whole; the caller must ensure that
+      no prompt appears in both.
+    * The interval (95 %) over units comes first: of heads by resampling them, n - 1 of n for the correlation
+      and m - 1 of the m heads of each layer where depth is held fixed (Rao and Wu 1988); of blocks, which
+      resemble their neighbours, by their effective number (`effective_number`). Beside it stands the interval
+      over prompts, units and estimator fixed: values are averaged with random weights, never estimated again
+      on duplicated rows. Both are for the correlation of halves (or sets) of this size, which noise holds
+      below `ceiling`, the root of the product of the reliabilities.
+    * p of heads is by permutation within their layer; p of blocks by a t test with their effective number. q
+      controls the false discoveries among all pairs of this call (Benjamini and Hochberg).
     * `partial` holds depth fixed: the layer, or for blocks depth and its square.
-    * A baseline is beaten where the interval of the difference lies above 0; each correlation is taken with
-      its own sign, so that a strong negative baseline counts.
+    * An association is established where both intervals exclude 0 and q is at most 0.05, within layers too
+      where these are compared (`CorrelationReport.conclusion`).
+    * A baseline is beaten where both intervals of the difference lie above 0; each correlation is taken with
+      its own sign, so that a strong negative baseline counts. Over blocks no baseline is called beaten.
+    * A metric is not correlated with itself: such a pair (one name, the same values) is left out.
 
     Args:
         scores: Scores of the units; of a result, the emergence of its blocks (`block_values`); of ablations,
             every metric. `effects.values("emergence")` is the change of emergence by head.
         effects: Effects of the same units in the same order; of ablations, every metric. Where one side is
             of blocks and the other of heads or MLPs, the latter are averaged by block (`block_means`).
-        baselines: Trivial scores of the units by name, such as the norm of the head's output: one value a
-            unit, or a map [layer, head] of all heads of the model (`circuits.head_norms`).
+        baselines: Trivial scores of the units by name, such as the norm of the head's output: one value
+            per unit, or a map [layer, head] of all heads of the model (`circuits.head_norms`).
         within_layers: Whether to compare only units of one layer; by default where any layer has several.
-        permutations: Permutations for p, which is never below 1 / (1 + permutations).
-        resamples: Resamples of the prompts for the intervals.
+        permutations: Permutations of heads for p, which is never below 1 / (1 + permutations).
+        resamples: Resamples of the prompts, and of the heads, for the intervals.
         seed: Seed of splits, resamples and permutations.
 
     Raises:
-        UnitError: Labels, layers or baselines that do not fit; fewer than 4 units or 8 prompts; prompts of
-            one set in different numbers; a result without pointwise values.
-        SettingError: No score or no effect, a name twice, `within_layers` with one unit in every layer, a
-            number out of range.
+        UnitError: Labels, layers or baselines that do not fit; fewer than 4 units or 8 distinct prompts;
+            prompts of one set in different numbers; a result without pointwise values.
+        SettingError: No score or no effect, a name twice, nothing but a metric with itself, `within_layers`
+            with one unit in every layer or not a truth value, a number out of range.
 
-    Cost: 2 x resamples x 16 x N x units operations a pair; a second for 72 heads and 2,048 prompts.
+    Cost: 2 x resamples x 16 x N x units operations per pair; a second for 72 heads and 2,048 prompts.
 
     Example:
         >>> import torch
@@ -105,17 +118,26 @@ def correlate(
         integer(what, number, least=least)
     integer("seed", seed, least=0)
     sides = (*score_values, *effect_values)
-    by_block = 0 < sum(map(_of_blocks, sides)) < len(sides)
+    by_block = 0 < sum(map(are_blocks, sides)) < len(sides)
     if by_block:
         score_values, effect_values = (
-            [v if _of_blocks(v) else block_means(v) for v in side] for side in (score_values, effect_values)
+            [v if are_blocks(v) else block_means(v) for v in side] for side in (score_values, effect_values)
         )
     first = score_values[0]
     for other in (*score_values, *effect_values):
-        _check_units(first, other)
-    named = {name: _baseline(name, values, first) for name, values in (baselines or {}).items()}
-    setting = _Setting(first, _within(first, within_layers), named, permutations, resamples, seed)
-    pairs = [_pair(score, effect, setting) for score in score_values for effect in effect_values]
+        check_units(first, other)
+    named = {name: baseline_values(name, values, first) for name, values in (baselines or {}).items()}
+    within = within_layers_or_not(first, within_layers)
+    setting = _Setting(first, within, named, permutations, resamples, seed)
+    chosen = [(s, e) for s in score_values for e in effect_values if not _is_itself(s, e)]
+    if not chosen:
+        raise SettingError(
+            "a metric with itself",
+            seen=f"{first.name!r} as score and as effect, with the same values",
+            expected="two different quantities",
+            fix="Choose another score or effect; a metric always goes with itself.",
+        )
+    pairs = [_pair(score, effect, setting) for score, effect in chosen]
     q = q_values(np.array([pair.p for pair in pairs]))
     return CorrelationReport(
         pairs=tuple(replace(pair, q=float(value)) for pair, value in zip(pairs, q, strict=True)),
@@ -151,6 +173,11 @@ class _Setting:
         return np.array(self.units.layers)
 
     @property
+    def in_sequence(self) -> bool:
+        """Whether there is one unit per layer: blocks, which resemble their neighbours in depth."""
+        return len(set(self.units.layers)) == len(self.units.layers)
+
+    @property
     def depth(self) -> np.ndarray:
         return depth_regressors(self.layers, self.within)
 
@@ -159,52 +186,86 @@ class _Setting:
         return np.random.default_rng([self.seed, stream])
 
 
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Values of one side over distinct prompts, and how often each prompt is in the set."""
+
+    values: Float[np.ndarray, "unit prompt"]
+    copies: Float[np.ndarray, " prompt"]
+
+    def means(self, halves: Bool[np.ndarray, "split prompt"]) -> Float[np.ndarray, "split unit"]:
+        return weighted_means(self.values, halves, self.copies[None])[0]
+
+
+def _side(values: UnitValues, ids: Int[np.ndarray, " prompt"]) -> _Side:
+    """Return the values with the copies of each prompt averaged, which keep their weight."""
+    rows = values.values.detach().cpu().double().numpy()
+    copies = np.bincount(ids).astype(np.float64)
+    if len(copies) == rows.shape[1]:
+        return _Side(rows, np.ones(len(copies)))
+    member = (ids[:, None] == np.arange(len(copies))).astype(np.float64)
+    return _Side(rows @ member / copies, copies)
+
+
 def _pair(score: UnitValues, effect: UnitValues, setting: _Setting) -> PairCorrelation:
-    x, y = (values.values.detach().cpu().double().numpy() for values in (score, effect))
-    same = _same_prompts(score, effect)
-    halves = _halves(x.shape[1], y.shape[1], same, setting)
-    x_means, y_means = (
-        weighted_means(values, half, np.ones((1, values.shape[1])))
-        for values, half in zip((x, y), halves, strict=True)
-    )
+    same = same_prompts(score, effect)
+    if same:
+        ids = distinct_prompts(score, effect)
+        x, y = _side(score, ids), _side(effect, ids)
+    else:
+        x, y = (_side(values, distinct_prompts(values)) for values in (score, effect))
+    halves = _halves(len(x.copies), len(y.copies), same, setting)
+    x_means, y_means = x.means(halves[0]), y.means(halves[1])
 
     def statistic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return _correlations(a, b, setting)
 
-    estimate = statistic(x_means, y_means)[0]
+    estimate = statistic(x_means[None], y_means[None])[0]
     drawn = bootstrap(
-        x, y, statistic, halves=halves, same_prompts=same, resamples=setting.resamples,
-        generator=setting.generator(1),
+        x.values, y.values, statistic, halves=halves, copies=(x.copies, y.copies), same_prompts=same,
+        resamples=setting.resamples, generator=setting.generator(1),
     )  # fmt: skip
-    n_units = len(x)
-    low, high = correlation_interval(estimate[0], drawn[:, 0], n_units)
-    partial_low, partial_high = correlation_interval(estimate[1], drawn[:, 1], n_units)
-    reliabilities = [_reliability(values, same, setting) for values in (x, y)]
+    n_units = len(x.values)
+    prompts_low, prompts_high = correlation_interval(estimate[0], drawn[:, 0], n_units)
+    partial_prompts_low, partial_prompts_high = correlation_interval(estimate[1], drawn[:, 1], n_units)
+    units = over_units(
+        x_means, y_means, estimate, layers=setting.layers, within=setting.within, depth=setting.depth,
+        baselines=list(setting.baselines.values()), resamples=setting.resamples,
+        permutations=setting.permutations, seeds=(setting.generator(3), setting.generator(2)),
+    )  # fmt: skip
+    reliabilities = [_reliability(side, same, setting) for side in (x, y)]
     return PairCorrelation(
         score=score.name,
         effect=effect.name,
         spearman=float(estimate[0]),
-        low=low,
-        high=high,
-        p=_p_value(x_means[0], y_means[0], setting, given=None),
+        low=units.plain.low,
+        high=units.plain.high,
+        prompts_low=prompts_low,
+        prompts_high=prompts_high,
+        p=units.plain.p,
         q=float("nan"),
-        kendall=_kendall(x_means[0], y_means[0]),
-        pearson=_pearson(x_means[0], y_means[0]),
+        kendall=_kendall(x_means, y_means),
+        pearson=_pearson(x_means, y_means),
         partial=float(estimate[1]),
-        partial_low=partial_low,
-        partial_high=partial_high,
-        partial_p=_p_value(x_means[0], y_means[0], setting, given=setting.depth),
+        partial_low=units.partial.low,
+        partial_high=units.partial.high,
+        partial_prompts_low=partial_prompts_low,
+        partial_prompts_high=partial_prompts_high,
+        partial_p=units.partial.p,
+        n_effective=units.plain.n_effective,
+        partial_n_effective=units.partial.n_effective,
         score_reliability=reliabilities[0],
         effect_reliability=reliabilities[1],
         ceiling=ceiling(*reliabilities),
         baselines=tuple(
-            _compared(name, estimate, drawn, 2 + k) for k, name in enumerate(setting.baselines)
+            _compared(name, estimate, drawn, 2 + k, units.differences[k])
+            for k, name in enumerate(setting.baselines)
         ),
         n_units=n_units,
-        n_score_prompts=x.shape[1] // 2 if same else x.shape[1],
-        n_effect_prompts=y.shape[1] // 2 if same else y.shape[1],
+        n_score_prompts=len(x.copies) // 2 if same else len(x.copies),
+        n_effect_prompts=len(y.copies) // 2 if same else len(y.copies),
         disjoint="halves of one prompt set" if same else "two prompt sets",
-    )  # fmt: skip
+    )
 
 
 def _halves(
@@ -223,64 +284,61 @@ def _correlations(
 ) -> Float[np.ndarray, "resample value"]:
     """Return Spearman, partial Spearman, and Spearman of each baseline with y, averaged over splits."""
     effect = unit_ranks(y)
-    found = [unit_ranks(x) * effect, unit_ranks(x, setting.depth) * unit_ranks(y, setting.depth)]
+    products = [unit_ranks(x) * effect, unit_ranks(x, setting.depth) * unit_ranks(y, setting.depth)]
     if degrees_left(setting.depth) < 2:
-        found[1] = np.full_like(found[1], np.nan)
-    found += [unit_ranks(values) * effect for values in setting.baselines.values()]
-    return np.stack([products.sum(axis=-1).mean(axis=-1) for products in found], axis=-1)
+        products[1] = np.full_like(products[1], np.nan)
+    products += [unit_ranks(values) * effect for values in setting.baselines.values()]
+    return np.stack([product.sum(axis=-1).mean(axis=-1) for product in products], axis=-1)
 
 
 def _compared(
-    name: str, estimate: Float[np.ndarray, " value"], drawn: Float[np.ndarray, "resample value"], column: int
+    name: str,
+    estimate: Float[np.ndarray, " value"],
+    drawn: Float[np.ndarray, "resample value"],
+    column: int,
+    over_units: tuple[float, float],
 ) -> Baseline:
     # Signs are those of the estimates, in every resample: the difference stays smooth where one is near 0.
     signs = np.sign(estimate[[0, column]])
     difference = float(abs(estimate[0]) - abs(estimate[column]))
-    low, high = difference_interval(difference, drawn[:, [0, column]] @ (signs * [1.0, -1.0]))
-    return Baseline(name, float(estimate[column]), difference, low, high)
+    prompts = difference_interval(difference, drawn[:, [0, column]] @ (signs * [1.0, -1.0]))
+    return Baseline(name, float(estimate[column]), difference, *over_units, *prompts)
 
 
-def _reliability(values: Float[np.ndarray, "unit prompt"], same: bool, setting: _Setting) -> float:
+def _reliability(side: _Side, same: bool, setting: _Setting) -> float:
     """Return the split-half reliability of the means that the correlation used: of halves, or whole."""
-    halves = disjoint_halves(values.shape[1], SPLITS, setting.generator(0))[::2]
-    ones = np.ones((1, values.shape[1]))
-    pair = weighted_means(values, halves, ones), weighted_means(values, ~halves, ones)
+    halves = disjoint_halves(len(side.copies), SPLITS, setting.generator(0))[::2]
+    pair = side.means(halves), side.means(~halves)
     return spearman_brown(float(rank_correlation(*pair).mean()), 1 if same else 2)
-
-
-def _p_value(
-    x: Float[np.ndarray, "split unit"],
-    y: Float[np.ndarray, "split unit"],
-    setting: _Setting,
-    given: Float[np.ndarray, "unit regressor"] | None,
-) -> float:
-    if given is not None and degrees_left(given) < 2:
-        return float("nan")
-    groups = setting.layers if setting.within else np.zeros(x.shape[1], dtype=np.int64)
-    return permutation_p_value(
-        unit_ranks(x, given), unit_ranks(y, given), groups=groups,
-        permutations=setting.permutations, generator=setting.generator(2),
-    )  # fmt: skip
 
 
 def _kendall(x: Float[np.ndarray, "split unit"], y: Float[np.ndarray, "split unit"]) -> float:
     from scipy.stats import kendalltau
 
-    def of(a: np.ndarray, b: np.ndarray) -> float:
-        found: Any = kendalltau(a, b)
-        return float(found.statistic)
+    def tau(a: np.ndarray, b: np.ndarray) -> float:
+        result: Any = kendalltau(a, b)
+        return float(result.statistic)
 
-    return each_row(of, x, y)
+    return each_row(tau, x, y)
 
 
 def _pearson(x: Float[np.ndarray, "split unit"], y: Float[np.ndarray, "split unit"]) -> float:
     return each_row(lambda a, b: float(np.corrcoef(a, b)[0, 1]), x, y)
 
 
+def _is_itself(score: UnitValues, effect: UnitValues) -> bool:
+    return score.name == effect.name and torch.equal(score.values, effect.values)
+
+
 def _means(values: UnitValues) -> UnitMeans:
-    found = values.values.detach().cpu().double()
-    errors = found.std(dim=1) / found.shape[1] ** 0.5
-    return UnitMeans(values.name, values.unit, tuple(found.mean(dim=1).tolist()), tuple(errors.tolist()))
+    side = _side(values, distinct_prompts(values))
+    shares = side.copies / side.copies.sum()
+    means = side.values @ shares
+    # The error of a mean over distinct prompts, whose copies bring nothing new.
+    count = len(shares)
+    spread = ((side.values - means[:, None]) * shares) ** 2
+    errors = np.sqrt(count / (count - 1) * spread.sum(axis=1))
+    return UnitMeans(values.name, values.unit, tuple(means.tolist()), tuple(errors.tolist()), values.change)
 
 
 def _sequence(what: str, values: Any) -> list[UnitValues]:
@@ -288,95 +346,21 @@ def _sequence(what: str, values: Any) -> list[UnitValues]:
         values = block_values(values)
     if isinstance(values, HeadEffects):
         values = [values.values(metric) for metric in values.metrics]
-    found = [values] if isinstance(values, UnitValues) else list(values)
-    wrong = [type(one).__name__ for one in found if not isinstance(one, UnitValues)]
-    if wrong or not found:
+    try:
+        several = [values] if isinstance(values, UnitValues) else list(values)
+    except TypeError:
+        several = [values]
+    wrong = [type(one).__name__ for one in several if not isinstance(one, UnitValues)]
+    if wrong or not several:
         raise SettingError(
             f"no {what}",
             seen=wrong or "none",
             expected="UnitValues, or several",
             fix="Wrap values in UnitValues(name, values, labels, layers); of a sweep pick one result.",
         )
-    names = [one.name for one in found]
+    names = [values.name for values in several]
     if len(set(names)) < len(names):
         raise SettingError(
             f"a {what} twice", seen=names, expected="distinct names", fix="Name each by what it measures."
         )
-    return found
-
-
-def _of_blocks(values: UnitValues) -> bool:
-    return all(label == f"L{layer}" for label, layer in zip(values.labels, values.layers, strict=True))
-
-
-def _check_units(first: UnitValues, other: UnitValues) -> None:
-    if (first.labels, first.layers) != (other.labels, other.layers):
-        odd = sorted(set(first.labels) ^ set(other.labels))
-        seen = f"{odd[:6]} in one only" if odd else "the same units in another order, or in other layers"
-        raise UnitError(
-            f"units of {other.name!r} are not those of {first.name!r}",
-            seen=seen,
-            expected="the same units in the same order",
-            fix="Bring both to common labels: values.select(labels).",
-        )
-    n_units, n_prompts = other.values.shape
-    if n_units < _LEAST_UNITS or n_prompts < _LEAST_PROMPTS:
-        raise UnitError(
-            f"too little of {other.name!r} to correlate",
-            seen=f"{n_units} units, {n_prompts} prompts",
-            expected=f"at least {_LEAST_UNITS} units and {_LEAST_PROMPTS} prompts",
-            fix="Measure more of them.",
-        )
-
-
-def _same_prompts(score: UnitValues, effect: UnitValues) -> bool:
-    """Return whether prompt i of both is one prompt; without a hash, an equal number is taken to say so."""
-    if score.prompts and effect.prompts and score.prompts != effect.prompts:
-        return False
-    if score.n_prompts == effect.n_prompts:
-        return True
-    if score.prompts and score.prompts == effect.prompts:
-        raise UnitError(
-            f"{score.name!r} and {effect.name!r} do not have one row a prompt",
-            seen=f"{score.n_prompts} and {effect.n_prompts} values of the same prompt set",
-            expected="the same prompts in the same order",
-            fix="Measure both on all prompts of the set, or on two sets that share none.",
-        )
-    return False
-
-
-def _within(units: UnitValues, asked: bool | None) -> bool:
-    alone = len(set(units.layers)) == len(units.layers)
-    if asked and alone:
-        raise SettingError(
-            "nothing to compare within layers",
-            seen="one unit in every layer",
-            expected="a layer with several units",
-            fix="Leave within_layers out for blocks.",
-        )
-    return not alone if asked is None else asked
-
-
-def _of_heads(values: Float[np.ndarray, "layer head"], units: UnitValues) -> Float[np.ndarray, "..."]:
-    """Return the units' values from a map of all heads, its means for blocks; the map itself if none fit."""
-    if _of_blocks(units):
-        rows = [values[layer].mean() for layer in units.layers if layer < len(values)]
-        return np.array(rows) if len(rows) == len(units.layers) else values
-    places = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in units.labels]
-    at = [(int(found[1]), int(found[2])) for found in places if found]
-    inside = all(layer < values.shape[0] and head < values.shape[1] for layer, head in at)
-    return np.array([values[place] for place in at]) if inside and len(at) == len(places) else values
-
-
-def _baseline(name: str, values: Any, units: UnitValues) -> Float[np.ndarray, " unit"]:
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
-    if found.ndim == 2:  # [layer, head], as `head_scores` gives them
-        found = _of_heads(found, units)
-    if found.shape != (len(units.labels),) or not np.isfinite(found).all():
-        raise UnitError(
-            f"baseline {name!r} does not fit the units",
-            seen=f"shape {found.shape}" if found.shape != (len(units.labels),) else "NaN or infinity",
-            expected=f"one finite value for each of {len(units.labels)} units",
-            fix="Pass one value a unit, in the order of the labels, or [layer, head] of all heads.",
-        )
-    return found
+    return several

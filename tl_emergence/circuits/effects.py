@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence.circuits.components import Component, Kind
-from tl_emergence.circuits.units import UnitValues
+from tl_emergence.circuits.units import UnitValues, ids_of_copies
 from tl_emergence.errors import unknown_name
 from tl_emergence.files import exists
 from tl_emergence.folders import read_folder, write_folder
@@ -102,6 +102,8 @@ class HeadEffects:
             layers=tuple(self.layers[i] for i, _ in asked),
             unit=f"{self.units[metric]}, ablated - clean".removeprefix(", "),
             prompts=str(self.settings.get("prompts_hash", "")),
+            change=True,
+            prompt_ids=ids_of_copies(self.settings),
         )
 
     def saturated(self, metric: str) -> float:

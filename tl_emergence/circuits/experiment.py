@@ -66,6 +66,7 @@ class Experiment:
             **compat.describe(self.model),
             "prompts": self.prompts.name,
             "prompts_hash": self.prompts.content_hash,
+            **self.prompts.described_copies(),
             "n_prompts": len(self.prompts),
             "reference_hash": None if self.reference is None else self.reference.content_hash,
             "kind": self.kind,

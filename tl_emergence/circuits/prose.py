@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tl_emergence.circuits.report import LEVEL, Baseline, excludes_0
+
 if TYPE_CHECKING:
     from tl_emergence.circuits.report import CorrelationReport, PairCorrelation
 
-_LEVEL = 0.05
-_THROUGH_DEPTH = "; the association may be through depth alone"
 _FEW_UNITS = 30
 
 
@@ -20,33 +20,26 @@ def paragraph(report: CorrelationReport) -> str:
     return " ".join([*sentences, *_limits(report)])
 
 
-def is_established(pair: PairCorrelation, within: bool) -> bool:
-    """Return whether the interval excludes 0 and q is at most 0.05: an association over these units.
-
-    Within layers, where q is of the correlation within layers, that correlation must be one of the same sign.
-    """
-    agrees = not within or (
-        excludes_0(pair.partial_low, pair.partial_high) and pair.partial * pair.spearman > 0
-    )
-    return excludes_0(pair.low, pair.high) and pair.q <= _LEVEL and agrees
-
-
 def _of_pair(report: CorrelationReport, pair: PairCorrelation) -> Iterator[str]:
-    name, units = f"{pair.score} against {pair.effect}", f"{pair.n_units} {unit_word(report)}"
+    score, effect = _titles(report, pair)
+    units = f"{pair.n_units} {unit_word(report)}"
     if math.isnan(pair.spearman):
         yield (
-            f"{name}: one of them is the same in all {units}, so that no correlation is defined and nothing "
-            "was established."
+            f"{score} against {effect}: one of them is the same in all {units}, so that no correlation is "
+            "defined and nothing was established."
         )
         return
+    fewer = pair.n_effective < pair.n_units  # never so for heads, which have no effective number
+    effective = f", worth {pair.n_effective:.1f} independent ones" if fewer else ""
     yield (
-        f"{name}, over {units}: Spearman {pair.spearman:.2f}, 95 % interval {interval(pair.low, pair.high)} "
-        f"over prompts (scores from {pair.n_score_prompts:,}, effects from {pair.n_effect_prompts:,}: "
-        f"{pair.disjoint})."
+        f"{score} against {effect}, over {units}{effective}: Spearman {pair.spearman:.2f}, 95 % interval "
+        f"over {unit_word(report)} {interval(pair.low, pair.high)}, over prompts "
+        f"{interval(pair.prompts_low, pair.prompts_high)} (scores from {pair.n_score_prompts:,} prompts, "
+        f"effects from {pair.n_effect_prompts:,}: {pair.disjoint})."
     )
     yield _verdict(report, pair)
     yield _depth(report, pair)
-    yield from _baselines(pair)
+    yield from _baselines(report, pair)
     yield (
         f"With reliabilities of {pair.score_reliability:.2f} (score) and {pair.effect_reliability:.2f} "
         f"(effect), perfect agreement would show about {pair.ceiling:.2f}."
@@ -54,65 +47,94 @@ def _of_pair(report: CorrelationReport, pair: PairCorrelation) -> Iterator[str]:
 
 
 def _verdict(report: CorrelationReport, pair: PairCorrelation) -> str:
-    how = "within layers" if report.settings["within_layers"] else f"over all {unit_word(report)}"
-    test = f"permutation {how} gives p = {_p(pair.p)}, q = {_p(pair.q)}"
-    within = bool(report.settings["within_layers"])
-    if is_established(pair, within):
-        way = "larger" if pair.spearman > 0 else "smaller"
+    score, effect = _titles(report, pair)
+    units, test = unit_word(report), _test(report, pair)
+    way = "larger" if pair.spearman > 0 else "smaller"
+    return {
+        "established": f"Both intervals exclude 0 and {test}: an association over these {units} was "
+        f"established; a larger {score} goes with a {way} {effect}.",
+        "undefined": "No correlation is defined.",
+        "units": f"The interval over {units} "
+        f"{'is undefined' if math.isnan(pair.low) else 'includes 0'} ({test}): no association was "
+        f"established.",
+        "prompts": f"The interval over prompts includes 0 ({test}): no association was established.",
+        "not testable": f"Both intervals exclude 0, but {test}: no association was established.",
+        "chance": f"Both intervals exclude 0, but {test}: no association beyond chance over {units} was "
+        "established.",
+        "depth": f"Both intervals exclude 0 and {test}, but this test is of the correlation within layers, "
+        "which is not established with that sign: no association beyond depth was established.",
+    }[report.conclusion(pair)]
+
+
+def _test(report: CorrelationReport, pair: PairCorrelation) -> str:
+    if math.isnan(pair.p):
         return (
-            f"The interval excludes 0 and {test}: an association over these units was established, a larger "
-            f"{pair.score} with a {way} {pair.effect}."
+            "no permutation is possible"
+            if math.isnan(pair.n_effective)
+            else "so few independent blocks are not testable"
         )
-    if not excludes_0(pair.low, pair.high):
-        return f"The interval includes 0 ({test}): no association was established."
-    if math.isnan(pair.q):
-        return "The interval excludes 0, but no permutation was possible: no association was established."
-    if pair.q <= _LEVEL:
-        return (
-            f"The interval excludes 0 and {test}, but that is of the correlation within layers, which is not "
-            "of that sign: no association beyond depth was established."
-        )
-    return (
-        f"The interval excludes 0, so that the sign would hold on new prompts, but {test}: no association "
-        "beyond chance over units was established."
-    )
+    if math.isnan(pair.n_effective):
+        how = "within layers" if report.settings["within_layers"] else f"over all {unit_word(report)}"
+        return f"permutation {how} gives p = {_p(pair.p)}, q = {_p(pair.q)}"
+    return f"a t test for {pair.n_effective:.1f} independent blocks gives p = {_p(pair.p)}, q = {_p(pair.q)}"
 
 
 def _depth(report: CorrelationReport, pair: PairCorrelation) -> str:
     held = "the layer" if report.settings["within_layers"] else "depth and its square"
+    through_depth = (
+        "; the association may be through depth alone" if report.conclusion(pair) == "established" else ""
+    )
     if math.isnan(pair.partial):
-        warning = _THROUGH_DEPTH if is_established(pair, bool(report.settings["within_layers"])) else ""
-        return f"With {held} held fixed too little is left of these units to correlate{warning}."
-    found = f"{pair.partial:.2f} {interval(pair.partial_low, pair.partial_high)}, p = {_p(pair.partial_p)}"
-    if not excludes_0(pair.partial_low, pair.partial_high):
-        left = "it cannot be told from 0"
-    elif not pair.partial_p <= _LEVEL:
-        left = "it is no more than permutation gives"
+        return f"Controlling for {held} leaves too little of these units to correlate{through_depth}."
+    values = (
+        f"{pair.partial:.2f}, over {unit_word(report)} {interval(pair.partial_low, pair.partial_high)}, "
+        f"over prompts {interval(pair.partial_prompts_low, pair.partial_prompts_high)}, "
+        f"p = {_p(pair.partial_p)}"
+    )
+    if not (
+        excludes_0(pair.partial_low, pair.partial_high)
+        and excludes_0(pair.partial_prompts_low, pair.partial_prompts_high)
+    ):
+        left = "leaves a correlation that cannot be told from 0"
+    elif not pair.partial_p <= LEVEL:
+        left = "leaves a correlation that chance over units would give"
+    elif pair.partial * pair.spearman > 0:
+        left, through_depth = "keeps the correlation", ""
     else:
-        left = "it stays" if pair.partial * pair.spearman > 0 else "it turns round"
-    told = is_established(pair, bool(report.settings["within_layers"])) and not left.startswith("it stays")
-    warning = _THROUGH_DEPTH if told else ""
-    return f"With {held} held fixed {left}: {found}{warning}."
+        left = "reverses the sign"
+    return f"Controlling for {held} {left}: {values}{through_depth}."
 
 
-def _baselines(pair: PairCorrelation) -> Iterator[str]:
+def _baselines(report: CorrelationReport, pair: PairCorrelation) -> Iterator[str]:
+    """Compare with trivial scores: a difference counts where both its intervals exclude 0, over units too."""
+    defined = [b for b in pair.baselines if not math.isnan(b.spearman)]
     kinds = {
-        "It beats": [one for one in pair.baselines if one.low > 0],
-        "It does no better than": [one for one in pair.baselines if one.low <= 0 <= one.high],
-        "It is beaten by": [one for one in pair.baselines if one.high < 0],
+        "It beats": [b for b in defined if b.low > 0 and b.prompts_low > 0],
+        "It is beaten by": [b for b in defined if b.high < 0 and b.prompts_high < 0],
     }
+    decided = [b for chosen in kinds.values() for b in chosen]
+    kinds["No difference was established from"] = [b for b in defined if b not in decided]
     for words, chosen in kinds.items():
         if chosen:
-            each = [
-                f"{one.name} ({one.spearman:.2f}, difference in size {interval(one.low, one.high)})"
-                for one in chosen
-            ]
-            yield f"{words} {' and '.join(each)}."
-    constant = [one.name for one in pair.baselines if math.isnan(one.spearman)]
+            yield f"{words} {' and '.join(_difference(b, unit_word(report)) for b in chosen)}."
+    constant = [b.name for b in pair.baselines if math.isnan(b.spearman)]
     if constant:
         yield f"No comparison with {' and '.join(constant)}: the same in all units."
     if not pair.baselines:
         yield "No trivial baseline was set beside it."
+
+
+def _difference(baseline: Baseline, units: str) -> str:
+    return (
+        f"{baseline.name} ({baseline.spearman:.2f}; difference in size {baseline.difference:.2f}, over "
+        f"{units} {interval(baseline.low, baseline.high)}, over prompts "
+        f"{interval(baseline.prompts_low, baseline.prompts_high)})"
+    )
+
+
+def _titles(report: CorrelationReport, pair: PairCorrelation) -> tuple[str, str]:
+    by_name = [{means.name: means.title for means in side} for side in (report.scores, report.effects)]
+    return by_name[0][pair.score], by_name[1][pair.effect]
 
 
 def _limits(report: CorrelationReport) -> Iterator[str]:
@@ -121,10 +143,14 @@ def _limits(report: CorrelationReport) -> Iterator[str]:
     if report.settings.get("averaged_by_block"):
         yield "Heads and MLPs were averaged by block."
     yield f"q controls false discoveries in the family of {report.family}."
-    yield f"The intervals are for prompts like these; the {word} are those of one model{few}."
-    if not report.settings["within_layers"]:
+    yield (
+        f"The interval over {word} is for {word} like these, and they are those of one model{few}; the "
+        "interval over prompts is for prompts like these."
+    )
+    if not report.settings["within_layers"] and word != "blocks":
         yield (
-            f"Permutation takes {word} for exchangeable, which neighbours in depth are not: p is optimistic."
+            f"Permutation over all {word} takes those of different layers for exchangeable, which they are "
+            "not: p is too small where both quantities change with depth."
         )
     yield (
         "A correlation is no cause, in either direction, and ablating one component at a time underestimates "
@@ -147,16 +173,6 @@ def interval(low: float, high: float) -> str:
         '[-0.10, 0.50]'
     """
     return "[undefined]" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
-
-
-def excludes_0(low: float, high: float) -> bool:
-    """Return whether an interval lies on one side of 0; one that is undefined does not.
-
-    Example:
-        >>> excludes_0(0.1, 0.4), excludes_0(-0.1, 0.4), excludes_0(float("nan"), float("nan"))
-        (True, False, False)
-    """
-    return low > 0 or high < 0
 
 
 def _p(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tl_emergence.errors import ResultFileError, unknown_key
 from tl_emergence.files import read_json, to_json, write_atomically
@@ -17,24 +17,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORMAT = "tl_emergence correlation report"
-_VERSION = 1
+_VERSION = 2
+LEVEL = 0.05
+"""The largest p or q that counts."""
 
 
 @dataclass(frozen=True)
 class UnitMeans:
-    """Means over all prompts of one score or effect, a unit each: what the figure shows.
+    """Means over all prompts of one score or effect, one per unit: what the figure shows.
 
     Attributes:
         name: What was measured.
         unit: Unit of the values.
         means: Mean over the prompts.
         stderrs: Its standard error over the prompts.
+        change: Whether the values are changes after an ablation: edited minus clean.
     """
 
     name: str
     unit: str
     means: tuple[float, ...]
     stderrs: tuple[float, ...]
+    change: bool = False
+
+    @property
+    def title(self) -> str:
+        """What the values are: `loss`, or `change of loss`."""
+        return f"change of {self.name}" if self.change else self.name
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,11 @@ class Baseline:
         name: Name of the baseline.
         spearman: Its correlation with the effect, on the same splits.
         difference: |rho of the score| - |rho of the baseline|.
-        low: Lower end of the 95 % interval of the difference, over prompts.
+        low: Lower end of the 95 % interval of the difference over units; NaN for blocks, of which there are
+            too few and which depend on each other.
         high: Upper end.
+        prompts_low: Lower end of its 95 % interval over prompts, units fixed.
+        prompts_high: Upper end.
     """
 
     name: str
@@ -57,6 +69,8 @@ class Baseline:
     difference: float
     low: float
     high: float
+    prompts_low: float
+    prompts_high: float
 
 
 @dataclass(frozen=True)
@@ -67,16 +81,22 @@ class PairCorrelation:
         score: Name of the score.
         effect: Name of the effect.
         spearman: Rank correlation over units, averaged over splits.
-        low: Lower end of its 95 % interval over prompts, units fixed.
+        low: Lower end of its 95 % interval over units: what other heads or blocks would change.
         high: Upper end.
-        p: By permutation: of units within layers, or of all.
+        prompts_low: Lower end of its 95 % interval over prompts, units fixed.
+        prompts_high: Upper end.
+        p: Of heads by permutation, within layers or of all; of blocks by a t test with `n_effective`.
         q: The same after control of false discoveries among all pairs of the report.
         kendall: Kendall's tau-b, averaged over the same splits.
         pearson: Pearson's correlation, averaged over the same splits.
         partial: Rank correlation given depth.
-        partial_low: Lower end of its interval.
+        partial_low: Lower end of its interval over units.
         partial_high: Upper end.
-        partial_p: Its p-value by permutation; that of `p` where that is within layers already.
+        partial_prompts_low: Lower end of its interval over prompts.
+        partial_prompts_high: Upper end.
+        partial_p: Its p-value; that of `p` where that is by permutation within layers already.
+        n_effective: Effective number of blocks, which resemble their neighbours; NaN for heads.
+        partial_n_effective: The same given depth.
         score_reliability: Split-half reliability of the score, for as many prompts as `spearman` used.
         effect_reliability: The same of the effect.
         ceiling: sqrt of the product of both: what perfect agreement would show.
@@ -92,6 +112,8 @@ class PairCorrelation:
     spearman: float
     low: float
     high: float
+    prompts_low: float
+    prompts_high: float
     p: float
     q: float
     kendall: float
@@ -99,7 +121,11 @@ class PairCorrelation:
     partial: float
     partial_low: float
     partial_high: float
+    partial_prompts_low: float
+    partial_prompts_high: float
     partial_p: float
+    n_effective: float
+    partial_n_effective: float
     score_reliability: float
     effect_reliability: float
     ceiling: float
@@ -110,12 +136,55 @@ class PairCorrelation:
     disjoint: str
 
 
+Conclusion = Literal["established", "undefined", "units", "prompts", "not testable", "chance", "depth"]
+"""What follows from a pair: "established", or the first thing that stands against it: no correlation is
+defined ("undefined"), the interval over units or over prompts includes 0 ("units", "prompts"), there is no
+test ("not testable"), q is above 0.05 ("chance"), or depth held fixed leaves no correlation of that sign
+("depth")."""
+
+
+def conclusion(pair: PairCorrelation, within: bool) -> Conclusion:
+    """Return what follows from a pair.
+
+    Established needs all of these: both intervals of the correlation exclude 0, q is at most 0.05, and where
+    units are compared within layers (whose q is of the correlation within layers) the partial correlation is
+    one of the same sign, with both its intervals.
+    """
+    given_depth = (
+        excludes_0(pair.partial_low, pair.partial_high)
+        and excludes_0(pair.partial_prompts_low, pair.partial_prompts_high)
+        and pair.partial * pair.spearman > 0
+    )
+    against: list[tuple[Conclusion, bool]] = [
+        ("undefined", math.isnan(pair.spearman)),
+        ("units", not excludes_0(pair.low, pair.high)),
+        ("prompts", not excludes_0(pair.prompts_low, pair.prompts_high)),
+        ("not testable", math.isnan(pair.q)),
+        ("chance", not pair.q <= LEVEL),
+        ("depth", within and not given_depth),
+    ]
+    for reason, holds in against:
+        if holds:
+            return reason
+    return "established"
+
+
+def excludes_0(low: float, high: float) -> bool:
+    """Return whether an interval lies on one side of 0; one that is undefined does not.
+
+    Example:
+        >>> excludes_0(0.1, 0.4), excludes_0(-0.1, 0.4), excludes_0(float("nan"), float("nan"))
+        (True, False, False)
+    """
+    return low > 0 or high < 0
+
+
 @dataclass(frozen=True, eq=False)
 class CorrelationReport:
     """Correlations of every score with every effect: one stated family of tests.
 
     Attributes:
-        pairs: One entry a pair, scores outer.
+        pairs: One entry per pair, scores outer; a metric with itself is left out.
         scores: Means of the scores over prompts.
         effects: Means of the effects.
         labels: Labels of the units.
@@ -133,21 +202,23 @@ class CorrelationReport:
     @property
     def family(self) -> str:
         """The tests among which q controls false discoveries, in words."""
-        scores, effects = (", ".join(one.name for one in side) for side in (self.scores, self.effects))
+        scores, effects = (", ".join(part.name for part in side) for side in (self.scores, self.effects))
         tests = sum(not math.isnan(pair.p) for pair in self.pairs)
         return f"{tests} test{'s' * (tests != 1)}: {scores} x {effects}"
 
     def __getitem__(self, key: tuple[str, str]) -> PairCorrelation:
         """Return the pair of a score and an effect, by their names."""
-        found = {(pair.score, pair.effect): pair for pair in self.pairs}
-        if key not in found:
-            raise unknown_key("pair", key, found)
-        return found[key]
+        by_names = {(pair.score, pair.effect): pair for pair in self.pairs}
+        if key not in by_names:
+            raise unknown_key("pair", key, by_names)
+        return by_names[key]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return one row a pair, with the columns of `PairCorrelation`, the family and the settings.
+        """Return one row per pair, with the columns of `PairCorrelation`, the family and the settings.
 
-        Of each baseline: `<name> spearman`, `<name> difference`, `<name> difference low`, `... high`.
+        `conclusion` is what follows (`CorrelationReport.conclusion`). Of each baseline: `<name> spearman`,
+        `<name> difference`, `<name> difference low`, `... high` (over units), and
+        `<name> difference prompts low`, `... prompts high`.
         """
         import pandas as pd
 
@@ -160,8 +231,15 @@ class CorrelationReport:
                 row[f"{baseline.name} difference"] = baseline.difference
                 row[f"{baseline.name} difference low"] = baseline.low
                 row[f"{baseline.name} difference high"] = baseline.high
+                row[f"{baseline.name} difference prompts low"] = baseline.prompts_low
+                row[f"{baseline.name} difference prompts high"] = baseline.prompts_high
+            row["conclusion"] = self.conclusion(pair)
             rows.append({**row, "family": self.family, **self.settings})
         return pd.DataFrame(rows)
+
+    def conclusion(self, pair: PairCorrelation) -> Conclusion:
+        """Return what follows from a pair of this report: "established", or what stands against it."""
+        return conclusion(pair, bool(self.settings["within_layers"]))
 
     def summary(self) -> str:
         """Return one paragraph that says what was established and what was not."""
@@ -170,7 +248,7 @@ class CorrelationReport:
         return paragraph(self)
 
     def plot(self, **options: Any) -> Figure:
-        """Return one scatter a pair; see `tl_emergence.plots.scatter`. Shows nothing by itself."""
+        """Return one scatter per pair; see `tl_emergence.plots.scatter`. Shows nothing by itself."""
         from tl_emergence import plots
 
         return plots.scatter(self, **options)
@@ -237,7 +315,7 @@ def _restore_pair(described: Mapping[str, Any]) -> PairCorrelation:
 
 def _restore_means(described: Mapping[str, Any]) -> UnitMeans:
     means, stderrs = tuple(described["means"]), tuple(described["stderrs"])
-    return UnitMeans(described["name"], described["unit"], means, stderrs)
+    return UnitMeans(described["name"], described["unit"], means, stderrs, described["change"])
 
 
 def _with_nan(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import reduce
@@ -30,6 +31,9 @@ class UnitValues:
         unit: Unit of the values.
         prompts: Content hash of the prompt set (`PromptSet.content_hash`), or "" where unknown. Values of one
             prompt set must have its prompts in the same order.
+        change: Whether the values are changes after an ablation: edited minus clean.
+        prompt_ids: One number per prompt, the same for copies of one prompt, which never stand on both sides
+            of a split; None where nobody said which are copies.
 
     Raises:
         UnitError: Values that are not a matrix of at least one unit and prompt, or not all finite; labels or
@@ -46,6 +50,8 @@ class UnitValues:
     layers: tuple[int, ...]
     unit: str = "bits"
     prompts: str = ""
+    change: bool = False
+    prompt_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or 0 in self.values.shape:
@@ -69,6 +75,13 @@ class UnitValues:
                 seen=f"{twice} more than once",
                 expected="every unit once",
                 fix="Name each unit, as in L9H3.",
+            )
+        if self.prompt_ids is not None and len(self.prompt_ids) != self.n_prompts:
+            raise UnitError(
+                f"prompt_ids of {self.name!r} do not fit its values",
+                seen=f"{len(self.prompt_ids)} for {self.n_prompts} prompts",
+                expected="one number per prompt",
+                fix="Pass them in the order of the columns, or leave them out.",
             )
         self._check_finite()
 
@@ -110,11 +123,17 @@ class UnitValues:
             )
         rows = [self.labels.index(label) for label in labels]
         layers = tuple(self.layers[row] for row in rows)
-        return UnitValues(self.name, self.values[rows], tuple(labels), layers, self.unit, self.prompts)
+        return replace(self, values=self.values[rows], labels=tuple(labels), layers=layers)
 
     def __repr__(self) -> str:
         n_units, n_prompts = self.values.shape
         return f"UnitValues({self.name}: {n_units} units x {n_prompts:,} prompts, {self.unit})"
+
+
+def ids_of_copies(settings: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the numbers of the distinct prompts that a result keeps where its set holds copies."""
+    ids = settings.get("prompt_ids")
+    return None if ids is None else tuple(ids)
 
 
 def block_values(result: EmergenceResult, *, positions: Sequence[int] = (-1,)) -> UnitValues:
@@ -164,6 +183,7 @@ def block_values(result: EmergenceResult, *, positions: Sequence[int] = (-1,)) -
         layers=result.layers,
         unit="bits",
         prompts=str(result.settings.get("prompts_hash", "")),
+        prompt_ids=ids_of_copies(result.settings),
     )
 
 
@@ -207,7 +227,7 @@ def block_means(heads: UnitValues) -> UnitValues:
         ([[2.0], [5.0]], ('L0', 'L1'))
     """
     layers = tuple(sorted(set(heads.layers)))
-    rows = [[row for row, of in enumerate(heads.layers) if of == layer] for layer in layers]
+    rows = [[row for row, own in enumerate(heads.layers) if own == layer] for layer in layers]
     means = [reduce(heads.values[chosen], "head prompt -> prompt", "mean") for chosen in rows]
     labels = tuple(f"L{layer}" for layer in layers)
-    return UnitValues(heads.name, torch.stack(means), labels, layers, heads.unit, heads.prompts)
+    return replace(heads, values=torch.stack(means), labels=labels, layers=layers)

@@ -1,4 +1,4 @@
-"""Scatter of scores against effects, one panel a pair of a correlation report."""
+"""Scatter of scores against effects, one panel per pair of a correlation report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tl_emergence.checks import integer
-from tl_emergence.circuits.prose import interval, is_established, unit_word
+from tl_emergence.circuits.prose import interval, unit_word
 from tl_emergence.circuits.report import CorrelationReport, PairCorrelation, UnitMeans
 from tl_emergence.plots.drawing import SEQUENTIAL, NotebookFigure
 
 _FOOTNOTE = (
-    "dots: means over all prompts, bars ±1 standard error;{}[ ]: 95 % interval over prompts; "
+    "dots: means over all prompts, bars ±1 standard error;{}[ ]: 95 % interval over units; "
     "q: false-discovery rate"
 )
 # Room of a label, in parts of the panel.
@@ -27,10 +27,11 @@ _LABEL_WIDTH, _LABEL_HEIGHT = 0.17, 0.05
 
 
 def scatter(report: CorrelationReport, *, n_labels: int = 5) -> Figure:
-    """Draw every score against every effect: a dot a unit, coloured by layer, with errors over prompts.
+    """Draw every score against every effect: a dot per unit, coloured by layer, with errors over prompts.
 
-    Rows are scores and columns effects where there are several. The title of a panel gives Spearman's
-    correlation with its interval, and whether an association was established; the units farthest from the
+    Rows are scores and columns effects where there are several; the panel of a metric with itself stays
+    empty. The title of a panel gives Spearman's
+    correlation with its intervals, and whether an association was established; the units farthest from the
     median are named, where there is room.
 
     Args:
@@ -44,9 +45,13 @@ def scatter(report: CorrelationReport, *, n_labels: int = 5) -> Figure:
     rows, columns = len(report.scores), len(report.effects)
     figure = NotebookFigure(figsize=(1.2 + 4.6 * columns, 0.6 + 4.0 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
+    measured = {(pair.score, pair.effect) for pair in report.pairs}
     norm = Normalize(min(report.layers), max(max(report.layers), min(report.layers) + 1))
     for score, row in zip(report.scores, panels, strict=True):
         for effect, axes in zip(report.effects, row, strict=True):
+            if (score.name, effect.name) not in measured:
+                axes.set_axis_off()
+                continue
             pair = report[score.name, effect.name]
             _draw_panel(axes, report, pair, score, effect, norm, n_labels)
     scale = ScalarMappable(norm, SEQUENTIAL)
@@ -76,7 +81,7 @@ def _draw_panel(
     _name_farthest(axes, report.labels, x, y, n_labels)
     axes.set_xlabel(_axis_label(score))
     axes.set_ylabel(_axis_label(effect))
-    axes.set_title(_title(report, pair), fontsize=10)
+    axes.set_title(_title(report, pair), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -112,7 +117,7 @@ def _name_farthest(axes: Axes, labels: Sequence[str], x: np.ndarray, y: np.ndarr
 
 
 def _axis_label(values: UnitMeans) -> str:
-    return f"{values.name} ({values.unit})" if values.unit else values.name
+    return f"{values.title} ({values.unit})" if values.unit else values.title
 
 
 def _title(report: CorrelationReport, pair: PairCorrelation) -> str:
@@ -120,10 +125,11 @@ def _title(report: CorrelationReport, pair: PairCorrelation) -> str:
     if math.isnan(pair.spearman):
         return f"no correlation defined: constant over {units}"
     how = "layer" if report.settings["within_layers"] else "depth"
-    verdict = (
-        "established" if is_established(pair, bool(report.settings["within_layers"])) else "not established"
-    )
+    verdict = "established" if report.conclusion(pair) == "established" else "not established"
+    over = unit_word(report)
     return (
-        f"Spearman {pair.spearman:.2f} {interval(pair.low, pair.high)}, {units}: {verdict}\n"
-        f"given {how}: {pair.partial:.2f} {interval(pair.partial_low, pair.partial_high)}, q = {pair.q:.2g}"
+        f"Spearman {pair.spearman:.2f}: {verdict}, q = {pair.q:.2g}\n"
+        f"over {units} {interval(pair.low, pair.high)}, "
+        f"over prompts {interval(pair.prompts_low, pair.prompts_high)}\n"
+        f"given {how}: {pair.partial:.2f}, over {over} {interval(pair.partial_low, pair.partial_high)}"
     )

@@ -67,6 +67,16 @@ class PromptSet:
         return (self.tokens == self.tokens[:1]).all(dim=0)
 
     @property
+    def prompt_ids(self) -> tuple[int, ...] | None:
+        """A number per prompt, the same for copies of one prompt; None where all prompts are distinct."""
+        distinct, ids = torch.unique(self.tokens, dim=0, return_inverse=True)
+        return None if len(distinct) == len(self) else tuple(ids.tolist())
+
+    def described_copies(self) -> dict[str, Any]:
+        """Return `prompt_ids` as a setting to keep with a result; empty where all prompts are distinct."""
+        return {} if self.prompt_ids is None else {"prompt_ids": list(self.prompt_ids)}
+
+    @property
     def enumerates_population(self) -> bool:
         """Whether the set holds every prompt of its population exactly once."""
         return self.population is not None and self.population.size == len(self)
