@@ -126,8 +126,8 @@ for kind in KINDS:
 # ## Over all heads
 #
 # Effects of one set against those of another, so that no prompt is on both sides; heads permuted within their
-# layer; beside three trivial scores. Two intervals: over heads (what 72 other heads like these would change) and
-# over prompts.
+# layer; beside three trivial scores. Two intervals: over heads (what 72 other heads like these would change)
+# and over prompts.
 
 # %%
 norms = circuits.head_norms(model, sets[0])
@@ -193,10 +193,10 @@ summary.round(2)
 # %% [markdown]
 # **Over all heads the hope is not met; rather the reverse.** If the heads that carry information carried the
 # prediction, less information would go with more loss: a negative correlation. Where one is established it is
-# positive: 0.25 under `zero` in `read`, 0.69 (`read`) and 0.54 (`unit`) under `mean`. The first is barely
-# so: over prompts its interval is [0.22, 0.29], over heads [0.01, 0.47], and heads are what it is about. Heads
-# whose removal *raises* the information of the separators raise the loss. Noise is not the reason: reliabilities are near
-# 1. Under `zero` in `unit`, where L9H3 leads both, the correlation over the 72 heads is nil.
+# positive: 0.25 under `zero` in `read`, 0.69 (`read`) and 0.54 (`unit`) under `mean`. The first is barely so:
+# over prompts its interval is [0.22, 0.29], but over heads, which it is about, [0.01, 0.47]. Heads whose
+# removal *raises* the information of the separators raise the loss. Noise is not the reason: reliabilities
+# are near 1. Under `zero` in `unit`, where L9H3 leads both, the correlation over the 72 heads is nil.
 #
 # One reading, which we did not test: to put something unusual into the stream spreads the states, and states
 # that lie further apart carry more bits at the same sigma, whether or not the next block can use them.
