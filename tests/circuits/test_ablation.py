@@ -307,6 +307,18 @@ def test_logit_difference_is_that_of_each_prompts_own_tokens(toy: Any) -> None:
     )
 
 
+def test_a_metric_of_logits_alone_is_that_of_logits_and_tokens(toy: Any) -> None:
+    metrics = {
+        "alone": lambda logits: logits[:, -1, 3],
+        "both": lambda logits, tokens: logits[:, -1, 3],
+        "optional": lambda logits, tokens, scale=1.0: logits[:, -1, 3] * scale,
+    }
+    effects = tle.ablate_heads(toy, PROMPTS, metrics, kind="zero", heads=["L0H0", "L1H1"])
+    assert float(effects.mean("both").nan_to_num().abs().max()) > 0
+    for name in ("alone", "optional"):
+        assert torch.equal(effects.effects[name].nan_to_num(), effects.effects["both"].nan_to_num())
+
+
 def test_effects_do_not_depend_on_the_batch_size(toy: Any) -> None:
     sizes = [
         tle.ablate_heads(

@@ -184,6 +184,8 @@ def test_a_stopped_run_goes_on(toy: Any, tmp_path: Path) -> None:
         ({"metrics": circuits.next_token_loss([2])}, SettingError, "looks at the next token"),
         ({"metrics": circuits.information_at([7])}, SettingError, "layer out of range"),
         ({"metrics": lambda logits, tokens: logits.mean()}, SettingError, "wrong shape"),
+        ({"metrics": lambda logits, tokens, scale: logits[:, 0, 0]}, SettingError, "the wrong signature"),
+        ({"metrics": lambda: 0.0}, SettingError, "the wrong signature"),
         ({"metrics": lambda logits, tokens: logits[:, 0, 0] * math.nan}, StateError, "returned NaN"),
         ({"kind": "remove"}, SettingError, "unknown kind"),
         ({"kind": "mean"}, SettingError, "needs a reference"),

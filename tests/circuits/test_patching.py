@@ -120,6 +120,15 @@ def test_a_pass_of_other_prompts_is_refused(toy: Any, tokens: torch.Tensor) -> N
             metric()
 
 
+def test_a_shorter_pass_inside_is_left_to_the_caller_until_it_is_read(toy: Any) -> None:
+    with tle.emergence_metric(toy, PROMPTS, layer=1, pos=2, prepend_bos=False) as metric, torch.no_grad():
+        value = metric(toy(PROMPTS.tokens))
+        toy(PROMPTS.tokens[:3, :1])  # of nothing that is measured: no error by itself
+        with pytest.raises(StateError, match="other prompts"):
+            metric()
+        assert torch.equal(metric(toy(PROMPTS.tokens)), value)
+
+
 def test_hooks_are_gone_afterwards_also_after_an_exception(model: Any) -> None:
     def hooks() -> dict[str, tuple[int, int]]:
         modules = model.named_modules()

@@ -73,8 +73,8 @@ def ablate_heads(
         model: A HookedTransformer or TransformerBridge.
         prompts: A `PromptSet` to measure, or content tokens [prompt, pos] without BOS.
         metrics: Names ("loss", "kl", "emergence", "information"), metrics from
-            `tl_emergence.circuits.metrics`, or functions of logits [batch, pos, vocabulary] and content
-            tokens that return [batch]; or a mapping from names to any of these.
+            `tl_emergence.circuits.metrics`, or functions of logits [batch, pos, vocabulary], alone or with
+            the content tokens, that return [batch]; or a mapping from names to any of these.
         kind: What the head puts out instead: "zero"; "mean" over the reference's prompts and the positions
             that are replaced; "mean_pos", the mean at each position; "resample", its output on a random
             prompt of the reference; "corrupt", its output on the prompt's own partner: `reference`, row by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -100,8 +101,8 @@ class InformationMetric:
 
 
 Metric = LogitMetric | InformationMetric
-Given = str | Metric | Callable[[Tensor, Tensor], Tensor]
-"""A name, a metric, or a function of logits [batch, pos, vocabulary] and content tokens [batch, pos]."""
+Given = str | Metric | Callable[[Tensor, Tensor], Tensor] | Callable[[Tensor], Tensor]
+"""A name, a metric, or a function of logits [batch, pos, vocabulary], alone or with content tokens."""
 
 
 def next_token_loss(positions: Sequence[int] | None = None, *, name: str = "loss") -> LogitMetric:
@@ -310,9 +311,33 @@ def _metric(name: str | None, given: Given) -> Metric:
             expected="a name, a metric, or a function of logits and tokens",
             fix="See tl_emergence.circuits.metrics.",
         )
-    function = given
-    return LogitMetric(
-        name or getattr(given, "__name__", "metric"), "", lambda batch: function(batch.logits, batch.tokens)
+    title = name or getattr(given, "__name__", "metric")
+    function: Callable[..., Any] = given
+    takes = _arguments(function, title)
+    return LogitMetric(title, "", lambda batch: function(*(batch.logits, batch.tokens)[:takes]))
+
+
+def _arguments(function: Callable[..., Any], title: str) -> int:
+    """Return how many arguments a function takes: logits and tokens (2), or logits alone (1).
+
+    Raises:
+        SettingError: It can be called with neither.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions do not always tell
+        return 2
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count
+    raise SettingError(
+        f"metric {title!r} has the wrong signature",
+        seen=f"{title}{signature}",
+        expected="a function of logits, or of logits and content tokens",
+        fix="Bind its other arguments first, for instance with functools.partial.",
     )
 
 

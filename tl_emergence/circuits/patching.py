@@ -60,7 +60,9 @@ class EmergenceMetric:
     def see(self, state: int, stream: Float[Tensor, "batch pos d_model"]) -> None:
         """Take note of a state of the pass that is running."""
         self._shape = tuple(stream.shape[:2])
-        kept = stream[:, self._offset + self._pos].detach().clone()
+        place = self._offset + self._pos
+        # A shorter pass has no such position: its shape is kept, and refused when the metric is asked.
+        kept = stream[:, place : place + 1].flatten(1).detach().clone()
         self._seen[state, self._pos] = kept.to(torch.promote_types(kept.dtype, torch.float32))
 
     def __call__(self, logits: Tensor | None = None) -> Tensor:
