@@ -5,50 +5,29 @@ Heavy imports (transformers, TransformerLens) happen inside the functions.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tl_emergence.capture import compat
-from tl_emergence.errors import MissingPackageError, ModelLoadError, ResultFileError, unknown_name
-from tl_emergence.files import read_json, to_json, write_atomically
+from tl_emergence.checks import integer
+from tl_emergence.errors import ModelLoadError, unknown_name
+from tl_emergence.model_cache import (
+    PackagedModel,
+    cache_folder,
+    packaged_checkpoint,
+    remove_leftovers_of_all,
+)
+from tl_emergence.model_device import settle, usable_device, usable_dtype
+from tl_emergence.model_folder import load_folder
+from tl_emergence.model_guard import first_line, guarded_loading
+
+__all__ = ["PACKAGED", "ModelClass", "PackagedModel", "cache_folder", "load", "packaged_checkpoint"]
 
 ModelClass = Literal["auto", "bridge", "hooked"]
-
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A pretrained model that comes as a Python package, quantised, in the GGUF format.
-
-    Attributes:
-        name: The name that `load` takes.
-        lens_name: The name that TransformerLens knows the architecture by.
-        note: What the weights are, for titles.
-        module: The importable module of the package.
-        install: How to install it.
-        sha256: Checksum of the GGUF file.
-        locate: Returns the GGUF file, given a folder for one that has to be assembled.
-    """
-
-    name: str
-    lens_name: str
-    note: str
-    module: str
-    install: str
-    sha256: str
-    locate: Callable[[Path], Path]
-
-    @property
-    def installed(self) -> bool:
-        """Whether the package is there."""
-        return importlib.util.find_spec(self.module) is not None
 
 
 def _gemma_file(folder: Path) -> Path:
@@ -93,31 +72,43 @@ def load(
     name_or_folder: str | os.PathLike[str],
     *,
     model_class: ModelClass = "auto",
-    device: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     lens_name: str | None = None,
     step: int | None = None,
 ) -> Any:
     """Load a model with unprocessed weights: packaged, from a local checkpoint, or by hub name.
 
     A packaged model is converted from GGUF once, into a safetensors copy in the user's cache folder
-    (`TL_EMERGENCE_CACHE`, else `~/.cache/tl_emergence`), and verified by checksum whenever it is loaded.
+    (`cache_folder()`; `TL_EMERGENCE_CACHE` names another), and verified by checksum whenever it is loaded.
+
+    Code that comes with a checkpoint is never run: `trust_remote_code` is False everywhere, and folders with
+    pickled weights or with attention kernels from a repository are refused. A setting of FlashAttention is
+    replaced by eager attention, which hooks need.
 
     Args:
         name_or_folder: A name in `PACKAGED`, a folder with a Hugging Face checkpoint (config.json,
             safetensors, tokenizer), or any name that TransformerLens loads from the hub.
         model_class: "bridge" (TransformerLens 3 and 4), "hooked" (2 and 3), or "auto" for the bridge where
             there is one.
-        device: Where to put it; TransformerLens' own choice by default.
+        device: Where parameters and buffers are put; TransformerLens' own choice by default.
+        dtype: What parameters are turned into: "float32" (default), "float64", "bfloat16" or "float16", or
+            the torch.dtype.
         lens_name: For "hooked" and a local folder: the TransformerLens name of the architecture.
         step: Training step of the checkpoint, for hub names that have several (Pythia).
 
+    Returns:
+        The model, whose `cfg.device` and `cfg.dtype` say where its parameters are and what they are.
+
     Raises:
         MissingPackageError: A packaged model whose package is not installed.
-        ModelLoadError: No such model, a folder that holds no whole checkpoint, weights that do not fit, or a
-            model class that this TransformerLens does not have.
-        SettingError: An unknown model class.
+        ModelLoadError: No such model, a folder that holds no whole checkpoint or a quantised one, weights
+            that do not fit, a model that needs code of its own, a device or dtype that cannot be had, a cache
+            that cannot be written, or a model class that this TransformerLens does not have.
+        SettingError: An unknown model class; a step that is no whole number.
 
     Cost: the first load of a packaged model converts it (about a minute for Gemma 3 270M on two cores).
+    Processes that ask for it meanwhile wait.
     """
     if model_class not in ("auto", "bridge", "hooked"):
         raise unknown_name("model class", model_class, ["auto", "bridge", "hooked"])
@@ -129,8 +120,11 @@ def load(
             expected="a name or a folder",
             fix=f"Pass one of {sorted(PACKAGED)}, a checkpoint folder, or a hub name.",
         )
-    name = str(name_or_folder)
-    if step is not None and (name in PACKAGED or Path(name).exists()):
+    name = os.fspath(name_or_folder)
+    where, kind = usable_device(device), usable_dtype(dtype)
+    step = None if step is None else integer("step", step, least=0)
+    local = name not in PACKAGED and _is_there(name)
+    if step is not None and (name in PACKAGED or local):
         raise ModelLoadError(
             "no training steps there",
             seen=f"step {step} of {name}",
@@ -139,139 +133,37 @@ def load(
         )
     if name in PACKAGED:
         packaged = PACKAGED[name]
+        remove_leftovers_of_all(list(PACKAGED))
         folder = packaged_checkpoint(packaged)
-        model = _load_folder(folder, lens_name or packaged.lens_name, model_class, device)
+        model = load_folder(folder, lens_name or packaged.lens_name, model_class, where, kind)
         setattr(model, compat.MODEL_NOTE, packaged.note)
-        return model
-    if Path(name).exists():
-        return _load_folder(Path(name), lens_name or name, model_class, device)
-    try:
-        return compat.load_by_name(name, model_class, device, step)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
+    elif local:
+        model = load_folder(Path(name), lens_name or name, model_class, where, kind)
+    else:
+        with guarded_loading(
             "model not found",
-            seen=f"{name!r}: {_first_line(error)}",
+            repr(name),
             expected=f"one of {sorted(PACKAGED)}, a checkpoint folder, or a hub name that can be reached",
             fix="Check the spelling and the connection; a local folder must exist.",
-        ) from error
+        ):
+            model = compat.load_by_name(name, model_class, where, kind, step)
+    return settle(model, where, kind)
 
 
-def cache_folder() -> Path:
-    """Return the folder of converted models: TL_EMERGENCE_CACHE, else tl_emergence in the user's cache."""
-    named = os.environ.get("TL_EMERGENCE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "tl_emergence"
-
-
-def packaged_checkpoint(packaged: PackagedModel) -> Path:
-    """Return the folder of the converted checkpoint, converting and verifying as needed.
+def _is_there(name: str) -> bool:
+    """Return whether a name is that of a file or folder.
 
     Raises:
-        MissingPackageError: The package is not installed.
-        ModelLoadError: The package's file is not the one that is known.
+        ModelLoadError: A path that cannot be one, or that may not be looked at.
     """
-    folder = cache_folder() / packaged.name
-    if not _is_intact(folder, packaged):
-        if not packaged.installed:
-            raise MissingPackageError(
-                f"{packaged.name} is not installed",
-                seen=f"no module {packaged.module}",
-                expected="the package that carries the model",
-                fix=f"Install it: {packaged.install}.",
-            )
-        _convert(packaged, folder)
-    return folder
-
-
-def _is_intact(folder: Path, packaged: PackagedModel) -> bool:
     try:
-        manifest = read_json(folder / "manifest.json")
-    except ResultFileError:  # missing, cut off, not readable: convert again
-        return False
-    files = manifest.get("files", {})
-    whole = all(
-        (folder / name).is_file() and _sha256(folder / name) == checksum for name, checksum in files.items()
-    )
-    return bool(files) and whole and manifest.get("source_sha256") == packaged.sha256
-
-
-def _convert(packaged: PackagedModel, folder: Path) -> None:
-    """Dequantise a GGUF file into a safetensors checkpoint; the folder appears whole or not at all."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{packaged.name}-", dir=folder.parent) as scratch:
-        source = packaged.locate(Path(scratch))
-        if _sha256(source) != packaged.sha256:
-            raise ModelLoadError(
-                f"the file of {packaged.name} is not the one that is known",
-                seen=f"SHA-256 {_sha256(source)}",
-                expected=packaged.sha256,
-                fix=f"Reinstall the package: {packaged.install}.",
-            )
-        where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(**where)
-        # What remains of the quantisation would make save_pretrained refuse plain float weights.
-        for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
-            if hasattr(owner, name):
-                delattr(owner, name)
-        target = Path(scratch) / "checkpoint"
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        files = {path.name: _sha256(path) for path in sorted(target.iterdir())}
-        write_atomically(
-            target / "manifest.json", to_json({"source_sha256": packaged.sha256, "files": files})
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        target.rename(folder)
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
-
-def _load_folder(folder: Path, lens_name: str, model_class: str, device: str | None) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        held = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else "a file"
+        return Path(name).exists()
+    except (OSError, ValueError) as error:
         raise ModelLoadError(
-            "no checkpoint there",
-            seen=f"{folder}: {held}",
-            expected="a folder with config.json, *.safetensors and a tokenizer",
-            fix="Save the model with save_pretrained (safe_serialization), tokenizer included.",
-        )
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelLoadError(
-            "no tokenizer there",
-            seen=f"{folder} without any of {', '.join(_TOKENIZER_FILES)}",
-            expected="a folder with config.json, *.safetensors and a tokenizer",
-            fix="Save it beside the model: tokenizer.save_pretrained(folder).",
-        )
-    with _as_load_error(folder):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        hf_model, found = loaded
-        gaps = {kind: found.get(kind) for kind in ("missing_keys", "mismatched_keys") if found.get(kind)}
-        if gaps:
-            raise ValueError(f"weights that are not in the checkpoint: {gaps}")
-        return compat.wrap(hf_model.float(), tokenizer, lens_name, model_class, device)
-
-
-@contextmanager
-def _as_load_error(folder: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelLoadError(
-            "the checkpoint cannot be loaded",
-            seen=f"{folder}: {_first_line(error)}",
-            expected="a whole checkpoint of an architecture that TransformerLens supports",
-            fix="Save it again; for model_class='hooked' name the architecture with lens_name=.",
+            "not a model's name",
+            seen=f"{name[:80]!r}: {first_line(error)}",
+            expected="a name, or a folder that may be read",
+            fix="Check the path.",
         ) from error
 
 
@@ -285,12 +177,3 @@ def _check_class(model_class: str) -> None:
             expected="'bridge' from 3.x on, 'hooked' up to 3.x",
             fix="Use model_class='auto'.",
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

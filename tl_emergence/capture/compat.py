@@ -264,7 +264,12 @@ def lens_major() -> int:
     return int(package_version("transformer-lens").split(".")[0])
 
 
-def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: str | None) -> Any:
+def transformers_dtype_option() -> str:
+    """Return what `from_pretrained` of the installed transformers calls the dtype to load in."""
+    return "dtype" if int(package_version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+
+
+def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: Any, dtype: torch.dtype) -> Any:
     """Wrap a loaded Hugging Face model, weights unprocessed, in the model class asked for.
 
     Args:
@@ -272,23 +277,27 @@ def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: str
         tokenizer: Its tokenizer.
         name: The name that TransformerLens knows it by; a bridge only reads the architecture off the model.
         model_class: "bridge", "hooked", or "auto" for the bridge where there is one.
-        device: Where to put it.
+        device: Where to put it; a bridge only notes it.
+        dtype: The dtype that the model has.
     """
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
         boot = _class("transformer_lens.model_bridge", "TransformerBridge").boot_transformers
-        return boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device).eval()
+        return boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype).eval()
     load = _class("transformer_lens", "HookedTransformer").from_pretrained_no_processing
-    return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=hf_model.dtype).eval()
+    return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype).eval()
 
 
-def load_by_name(name: str, model_class: str, device: str | None, step: int | None = None) -> Any:
+def load_by_name(
+    name: str, model_class: str, device: Any, dtype: torch.dtype, step: int | None = None
+) -> Any:
     """Load a model from the hub by TransformerLens' own loader, weights unprocessed, at a training step."""
-    at = {} if step is None else {"checkpoint_value": step}
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": False}
+    options |= {} if step is None else {"checkpoint_value": step}
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
         bridge = _class("transformer_lens.model_bridge", "TransformerBridge")
-        return bridge.boot_transformers(name, device=device, **at).eval()
+        return bridge.boot_transformers(name, **options).eval()
     hooked_transformer = _class("transformer_lens", "HookedTransformer")
-    return hooked_transformer.from_pretrained_no_processing(name, device=device, **at).eval()
+    return hooked_transformer.from_pretrained_no_processing(name, **options).eval()
 
 
 def _class(module: str, name: str) -> Any:
