@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tl_emergence.capture.shuffled import shuffled_weights
+from tl_emergence.capture.shuffled import with_shuffled_weights
 from tl_emergence.capture.states import CapturedStates, capture_states
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import sequence
@@ -48,8 +48,11 @@ def captured(
     """Capture the states of the model itself or of one control."""
     folder = workspace.subfolder(f"states-{run}")
     if run == "shuffled_weights":
-        with shuffled_weights(model, seed=seed):
-            return capture_states(model, prompts, folder=folder, progress=progress, **settings)
+        return with_shuffled_weights(
+            model,
+            seed,
+            lambda: capture_states(model, prompts, folder=folder, progress=progress, **settings),
+        )
     if run == "shuffled_tokens":
         prompts = _with_shuffled_tokens(prompts, seed)
     return capture_states(model, prompts, folder=folder, progress=progress, **settings)

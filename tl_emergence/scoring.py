@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.ceiling import Micro, exact_emergence
@@ -25,7 +26,7 @@ _SAME_STATE = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e
 _STATES_IN_MEMORY = 512 * 2**20
 
 
-@torch.no_grad()
+@no_grad
 def score(
     states: CapturedStates,
     *,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_finite, indices
 from tl_emergence.capture.norms import Norm
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Reading, Space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.checks import integer
@@ -143,8 +144,7 @@ def _on_rows(norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         if not isinstance(norm, nn.Module):
             return norm(x[:, None])[:, 0]
         first = next(norm.parameters(), x)
-        with torch.no_grad(), compat.silenced(norm):
-            return norm(x[:, None].to(first.device))[:, 0].to(x)
+        return no_grad(compat.silent_copy(norm))(x[:, None].to(first.device))[:, 0].to(x)
 
     return apply
 

@@ -7,14 +7,16 @@ Nothing here imports TransformerLens: models are known by what they offer (`cfg`
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from tl_emergence.capture.protected import CallersEdit, Edit, Step, uninterrupted
 from tl_emergence.checks import integer, truth
 from tl_emergence.errors import HookError, TokenError
 
@@ -101,39 +103,84 @@ def weights_processed(model: Any) -> bool:
     return bool(declared or getattr(model, "_weights_processed", False))
 
 
-def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> AbstractContextManager[Any]:
+def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> Edit:
     """Return TransformerLens' own context of scoped forward hooks; the caller's hooks stay as they are."""
-    return model.hooks(fwd_hooks=hooks)
+
+    def change(steps: list[Step]) -> None:
+        inside = ExitStack()
+        steps.append(inside.close)
+        uninterrupted(lambda: inside.enter_context(model.hooks(fwd_hooks=hooks)))
+
+    return Edit(model, change)
 
 
-@contextmanager
-def read_last(model: Any, readers: list[tuple[str, Callable[[Tensor], None]]]) -> Iterator[None]:
+def module_hooks(
+    model: Any, hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False
+) -> Edit:
+    """Put forward hooks on modules of a model for a while.
+
+    Args:
+        model: The model.
+        hooks: Modules and PyTorch hooks.
+        before: The hooks are called before the forward pass of a module, and may change its input.
+    """
+
+    def change(steps: list[Step]) -> None:
+        handles: list[RemovableHandle] = []
+
+        def take_off() -> None:
+            for handle in handles:
+                handle.remove()
+
+        def put_on() -> None:
+            for module, hook in hooks:
+                register = module.register_forward_pre_hook if before else module.register_forward_hook
+                handles.append(register(hook))
+
+        steps.append(take_off)
+        uninterrupted(put_on)
+
+    return Edit(model, change)
+
+
+def read_last(model: Any, readers: list[tuple[str, Callable[[Tensor], None]]]) -> CallersEdit:
     """Read activations as all other hooks leave them, also hooks that are added later.
 
     Hooks run in the order in which they were added: before each pass of a hook point the reader is taken off
     and put on again, at the end of the queue.
     """
-    handles: dict[str, Any] = {}
+    handles: dict[str, list[RemovableHandle]] = {name: [] for name, _ in readers}
 
     def at_the_end(name: str, read: Callable[[Tensor], None]) -> Callable[..., None]:
         def before(point: nn.Module, args: Any) -> None:
-            if name in handles:
-                handles[name].remove()
-            handles[name] = point.register_forward_hook(after)
+            def put_last() -> None:
+                for handle in handles[name]:
+                    handle.remove()
+                handles[name] = [point.register_forward_hook(after)]
+
+            uninterrupted(put_last)
 
         def after(point: nn.Module, args: Any, output: Any) -> None:
             read(output)
 
         return before
 
-    before = []
-    try:
-        for name, read in readers:
-            before.append(model.hook_dict[name].register_forward_pre_hook(at_the_end(name, read)))
-        yield
-    finally:
-        for handle in (*before, *handles.values()):
-            handle.remove()
+    def change(steps: list[Step]) -> None:
+        before: list[RemovableHandle] = []
+
+        def take_off() -> None:
+            for handle in (*before, *(handle for last in handles.values() for handle in last)):
+                handle.remove()
+
+        def put_on() -> None:
+            for name, read in readers:
+                point = model.hook_dict[name]
+                before.append(point.register_forward_pre_hook(at_the_end(name, read)))
+
+        steps.append(take_off)
+        uninterrupted(put_on)
+
+    return CallersEdit(model, change)
 
 
 def callers_hooks(model: Any) -> list[str]:
@@ -329,17 +376,21 @@ def package_version(name: str) -> str:
         return "not installed"
 
 
-@contextmanager
-def silenced(module: nn.Module) -> Iterator[None]:
-    """Call a module of the model without waking any hook that its owner put on it."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    kept = [(part, {name: getattr(part, name) for name in names}) for part in module.modules()]
-    try:
-        for part, hooks in kept:
-            for name, registered in hooks.items():
-                object.__setattr__(part, name, type(registered)())
-        yield
-    finally:
-        for part, hooks in kept:
-            for name, registered in hooks.items():
-                object.__setattr__(part, name, registered)
+def silent_copy(module: nn.Module) -> nn.Module:
+    """Return a module that computes the same from the same weights, and that nobody has put hooks on.
+
+    The parts are new, their parameters and buffers those of the module itself: to call it changes nothing in
+    the model, and wakes no hook that its owner put on it.
+    """
+    parts = list(module.modules())
+    copies = {id(part): object.__new__(type(part)) for part in parts}
+    for part in parts:
+        # A bridge also keeps parts as plain attributes.
+        copies[id(part)].__dict__.update(
+            {name: copies.get(id(value), value) for name, value in part.__dict__.items()}
+        )
+        own = copies[id(part)].__dict__
+        own["_modules"] = {name: copies.get(id(child)) for name, child in part._modules.items()}
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            own[name] = type(own[name])()
+    return copies[id(module)]

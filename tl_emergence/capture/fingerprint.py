@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tl_emergence.capture import compat
+from tl_emergence.capture.protected import in_turn
 from tl_emergence.errors import SettingError
 
 
@@ -20,6 +21,10 @@ def model_fingerprint(model: Any) -> str:
 
     Cost: one pass over the weights, about a second a gigabyte.
     """
+    return in_turn(model, lambda: _fingerprint(model))
+
+
+def _fingerprint(model: Any) -> str:
     hooks = compat.callers_hooks(model)
     if hooks:
         raise SettingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
+from tl_emergence.capture.protected import during, no_grad
 
 OnState = Callable[[int, Float[Tensor, "batch pos d_model"]], None]
 
@@ -43,11 +45,13 @@ def stream_residuals(
         return hook
 
     hooks = [(hook_of(model, state), collect(state)) for state in sorted(states)]
-    with torch.no_grad(), compat.hooked(model, hooks):
-        try:
+
+    @no_grad
+    def run() -> None:
+        with suppress(LastStateReached):
             compat.run(model, batch)
-        except LastStateReached:
-            return
+
+    during(run, compat.hooked(model, hooks))
 
 
 def with_prefix(tokens: Int[Tensor, "row pos"], bos: int | None) -> Int[Tensor, "row extended"]:

@@ -16,14 +16,8 @@ from tl_emergence.capture.checks import not_finite
 from tl_emergence.capture.cuts import Cut
 from tl_emergence.capture.forward import LastStateReached
 from tl_emergence.capture.norms import Norm, no_norm
-from tl_emergence.capture.preflight import (
-    Preflight,
-    check_equal,
-    is_close,
-    module_hooks,
-    preflight,
-    prove_norm,
-)
+from tl_emergence.capture.preflight import Preflight, check_equal, is_close, preflight, prove_norm
+from tl_emergence.capture.protected import during, no_grad
 from tl_emergence.errors import HookError
 
 
@@ -140,7 +134,7 @@ def _middle_norm(model: Any, layer: int, middle: Tensor, seen: _Seen) -> tuple[N
     return norm, ""
 
 
-@torch.no_grad()
+@no_grad
 def _record(model: Any, sample: Tensor) -> _Seen:
     """Run once, up to the output of the last block."""
     seen = _Seen()
@@ -190,12 +184,14 @@ def _record(model: Any, sample: Tensor) -> _Seen:
         )
         if module is not None
     ]
-    with (
-        compat.hooked(model, [(name, keep(name)) for name in names]),
-        module_hooks(modules),
-        suppress(LastStateReached),
-    ):
-        compat.run(model, sample)
+
+    def run() -> None:
+        with suppress(LastStateReached):
+            compat.run(model, sample)
+
+    during(
+        run, compat.hooked(model, [(name, keep(name)) for name in names]), compat.module_hooks(model, modules)
+    )
     return seen
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_emergence.capture import compat
+from tl_emergence.capture.protected import no_grad
 
 NormKind = Literal["rms", "layer", "none"]
 NormFunction = Callable[[Tensor], Tensor]
@@ -68,8 +69,7 @@ def probe_norm(module: nn.Module, d_model: int, like: Tensor) -> Norm | None:
     """
     v = _zero_mean_unit_rms(d_model).to(like)
     probes = torch.stack([v, -v, v + 1.0, 2.0 * v])[:, None, :] * _PROBE_SCALE
-    with torch.no_grad(), compat.silenced(module):
-        out = module(probes)
+    out = no_grad(compat.silent_copy(module))(probes)
     if out.shape != probes.shape:
         return None
     plus, minus, shifted, doubled = out[:, 0].cpu().to(torch.float64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import not_finite
 from tl_emergence.capture.norms import Norm, no_norm, probe_norm
+from tl_emergence.capture.protected import during, no_grad
 from tl_emergence.errors import HookError
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -140,27 +141,17 @@ def _record(model: Any, sample: Tensor) -> tuple[dict[str, Tensor], dict[int, tu
 
         return hook
 
-    with (
-        torch.no_grad(),
+    @no_grad
+    def run() -> None:
+        with suppress(_Recorded):
+            compat.run(model, sample)
+
+    during(
+        run,
         compat.hooked(model, [(name, keep_state(name)) for name in _residual_hooks(last)]),
-        module_hooks([(module, keep_norm(state)) for state, module in modules.items()]),
-        suppress(_Recorded),
-    ):
-        compat.run(model, sample)
+        compat.module_hooks(model, [(module, keep_norm(state)) for state, module in modules.items()]),
+    )
     return states, norm_io
-
-
-@contextmanager
-def module_hooks(hooks: Sequence[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Put forward hooks on modules for a while."""
-    handles = []
-    try:
-        for module, hook in hooks:
-            handles.append(module.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_causal(model: Any, sample: Tensor, states: dict[str, Tensor]) -> None:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tl_emergence.capture.protected import CallersEdit, Edit, Step, during
+from tl_emergence.errors import HookError
 
-@contextmanager
-def shuffled_weights(model: Any, *, seed: int = 0) -> Iterator[None]:
+_T = TypeVar("_T")
+_Kind = TypeVar("_Kind", bound=Edit)
+
+
+def shuffled_weights(model: Any, *, seed: int = 0) -> CallersEdit:
     """Permute the entries of every weight of two or more dimensions while the context lasts.
 
     Marginal distributions of the weights stay, structure goes. Norms and biases stay as they are; tied
     weights are permuted once. On the way out, also after an exception or an interrupt, every weight is
-    restored bit for bit. This is a weight-shuffled model, not an untrained one.
+    restored bit for bit, and its checksum is compared. This is a weight-shuffled model, not an untrained one.
+
+    While the context lasts, calls of this package on the same model in another thread raise HookError.
 
     Args:
         model: A TransformerLens model; its parameters are changed in place and changed back.
         seed: Seed of the permutations; each weight has a generator of its own, named after it.
+
+    Raises:
+        HookError: On the way out, where a weight is not what it was: it was changed while the context lasted
+            (dtype, shape, or by another thread).
 
     Cost: a copy of the weights in memory, and about 60 nanoseconds a weight on one core.
 
@@ -36,21 +43,46 @@ def shuffled_weights(model: Any, *, seed: int = 0) -> Iterator[None]:
         >>> bool((model(tokens) == before).all()), bool((changed == before).all())
         (True, False)
     """
-    weights = list(_distinct_weights(model))
-    saved: list[tuple[Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for _, weight in weights:
-                saved.append((weight, weight.detach().clone()))
-            for name, weight in weights:
-                flat = weight.detach().reshape(-1).cpu().contiguous()
-                _generator(seed, name).shuffle(_as_integers(flat))
-                weight.copy_(flat.view(weight.shape))
-        yield
-    finally:
-        with _interrupts_wait(), torch.no_grad():
-            for weight, original in saved:
-                weight.copy_(original)
+    return _shuffling(CallersEdit, model, seed)
+
+
+def with_shuffled_weights(model: Any, seed: int, body: Callable[[], _T]) -> _T:
+    """Call `body` while the weights of a model are permuted; calls in other threads wait for it."""
+    return during(body, _shuffling(Edit, model, seed))
+
+
+def _shuffling(kind: type[_Kind], model: Any, seed: int) -> _Kind:
+    saved: list[tuple[str, Tensor, Tensor, bytes]] = []
+
+    def change(steps: list[Step]) -> None:
+        for name, weight in _distinct_weights(model):
+            saved.append((name, weight, weight.detach().clone(), _checksum(weight)))
+        steps.append(restore)
+        for name, weight, _, _ in saved:
+            flat = weight.detach().reshape(-1).cpu().contiguous()
+            _generator(seed, name).shuffle(_as_integers(flat))
+            weight.detach().copy_(flat.view(weight.shape))
+
+    def restore() -> None:
+        for _, weight, original, _ in saved:
+            weight.detach().copy_(original)
+
+    def verify() -> None:
+        changed = [name for name, weight, _, checksum in saved if _checksum(weight) != checksum]
+        if changed:
+            raise HookError(
+                "weights are not what they were before they were shuffled",
+                seen=f"another checksum of {', '.join(changed[:4])}",
+                expected="the same bits",
+                fix="Load the model again, and do not convert or train it while its weights are shuffled.",
+            )
+
+    return kind(model, change, verify=verify)
+
+
+def _checksum(weight: Tensor) -> bytes:
+    flat = weight.detach().reshape(-1).cpu().contiguous()
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
 
 
 def _distinct_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -86,19 +118,3 @@ def _as_integers(flat: Tensor) -> np.ndarray:
 def _generator(seed: int, name: str) -> np.random.Generator:
     digest = hashlib.blake2b(f"shuffled_weights|{seed}|{name}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is done: half-restored weights would be silent damage."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[tuple[int, FrameType | None]] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if waiting and callable(previous):
-            previous(*waiting[0])

@@ -16,6 +16,7 @@ from tl_emergence.capture.checks import check_fits_model, not_finite
 from tl_emergence.capture.edited import Edit, Skipping, Start, prove_skipping, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Reading, Space, check_space, chosen_by_default
 from tl_emergence.capture.states import capture_states
 from tl_emergence.checkpoints import Workspace
@@ -79,7 +80,7 @@ class Experiment:
             "tl_emergence": compat.package_version("tl-emergence"),
         }
 
-    @torch.no_grad()
+    @no_grad
     def run(
         self, workspace: Workspace
     ) -> tuple[Float[Tensor, "metric prompt"], list[Float[Tensor, "metric prompt"]], dict[str, Any]]:

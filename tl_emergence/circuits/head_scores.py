@@ -14,6 +14,7 @@ from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_fits_model, not_finite
 from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.checks import integer
 from tl_emergence.circuits.components import activation_of, check_output, head_components
 from tl_emergence.errors import HookError, SettingError, TokenError
@@ -265,7 +266,7 @@ def _pattern_hooks(model: Any) -> Callable[[int, Callable[[Tensor], None]], Any]
     return hook
 
 
-@torch.no_grad()
+@no_grad
 def _means(
     model: Any,
     prompts: PromptSet,

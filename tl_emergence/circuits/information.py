@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Reading, Space, in_space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.estimators import ESTIMATORS
@@ -17,7 +18,7 @@ States = Mapping[tuple[int, int], Float[Tensor, "prompt d_model"]]
 """h_l at a content position, by (l, position)."""
 
 
-@torch.no_grad()
+@no_grad
 def macro_bits(
     states: States,
     layers: Sequence[int],
@@ -44,7 +45,7 @@ def macro_bits(
     return torch.stack(columns, dim=1)
 
 
-@torch.no_grad()
+@no_grad
 def mean_micro_bits(
     alone: CapturedStates,
     layers: Sequence[int],

@@ -220,8 +220,14 @@ def emergence_metric(
         return lambda stream: metric.see(state, stream)
 
     # Last of all hooks: a patch of these very streams is put on later, and must be seen.
-    with compat.read_last(model, [(compat.residual_hook(model, s), note(s)) for s in (block, block + 1)]):
-        yield metric
+    reading_last = compat.read_last(
+        model, [(compat.residual_hook(model, s), note(s)) for s in (block, block + 1)]
+    )
+    try:
+        with reading_last:
+            yield metric
+    finally:
+        reading_last.undo()  # done, unless a signal raised between the caller's block and the way out
 
 
 def model_tokens(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.estimators.components import principal_components
@@ -73,7 +74,7 @@ GEOMETRY_NAMES = tuple(f.name for f in fields(Geometry))
 """The names of all quantities, which are the columns of data frames."""
 
 
-@torch.no_grad()
+@no_grad
 def companion_geometry(
     states: CapturedStates,
     *,
