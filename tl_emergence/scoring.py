@@ -16,6 +16,7 @@ from tl_emergence.capture.states import CapturedStates
 from tl_emergence.ceiling import Micro, exact_emergence
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.estimators.exact import closest_distance
+from tl_emergence.estimators.folds import distinct_rows
 from tl_emergence.estimators.interface import ChainEstimate, Estimator, StateChain
 from tl_emergence.estimators.jackknife import jackknife_stderr
 from tl_emergence.results import EmergenceResult, Subsample
@@ -47,6 +48,7 @@ def score(
     """
     check_space(space, states.reading, states.states)
     scales = [states.rms(s) if space == "resid" else 1.0 for s in states.states]
+    prompts = distinct_rows(states.prompts.tokens)  # copies of one prompt stay in one fold
     pairs = [(states.states.index(layer), states.states.index(layer + 1)) for layer in states.layers]
 
     def view_of(raw: Float[Tensor, "state row d_model"]) -> _SpaceView:
@@ -58,7 +60,7 @@ def score(
         found = workspace.load(f"{part}-{space}-{name}")
         if found is None:
             view = view_of(raw)
-            chain = StateChain(name, view.held(), states.states, pairs, rows)
+            chain = StateChain(name, view.held(), states.states, pairs, rows, prompts)
             found = estimator.chain(chain, sigmas=sigmas, seed=seed, **options)
             workspace.save(f"{part}-{space}-{name}", found)
         return found

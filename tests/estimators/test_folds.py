@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from tl_emergence.errors import StateError
-from tl_emergence.estimators.folds import copied_pairs, deal_folds, distinct_rows, draw_folds
+from tl_emergence.estimators.folds import (
+    copied_pairs,
+    distinct_rows,
+    draw_folds,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -34,7 +38,6 @@ def test_distinct_samples_are_cut_by_a_random_order_alone() -> None:
     expected = torch.empty_like(order)
     expected[order] = torch.arange(23) % 5
     assert torch.equal(draw_folds(torch.arange(23), 5, seeded(5)), expected)
-    assert torch.equal(deal_folds(torch.arange(7), 3), torch.arange(7) % 3)
 
 
 def test_the_names_of_groups_do_not_matter() -> None:

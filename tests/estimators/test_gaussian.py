@@ -137,10 +137,12 @@ def test_constant_rows_have_no_component() -> None:
 
 
 def test_blocks_are_of_equal_size_and_the_same_for_a_seed() -> None:
-    blocks = blocks_of(1000, 3)
+    blocks = blocks_of(torch.arange(1000), 3)
     assert torch.bincount(blocks).tolist() == [50] * 20
-    assert torch.equal(blocks, blocks_of(1000, 3)) and not torch.equal(blocks, blocks_of(1000, 4))
-    assert blocks_of(5, 0).sort().values.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(blocks, blocks_of(torch.arange(1000), 3)) and not torch.equal(
+        blocks, blocks_of(torch.arange(1000), 4)
+    )
+    assert blocks_of(torch.arange(5), 0).sort().values.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:

@@ -50,6 +50,55 @@ def test_intervals_cover_zero_for_labels_that_x_does_not_know(n: int, d: int, k:
     assert hits >= 45
 
 
+def falling(n: int, seed: int, d: int = 640) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return rows N(0, diag(1/k)) in which a label moves coordinate 20 by 3 of its standard deviations to
+    either side, that label, and one that x does not know."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 1 / torch.arange(1, d + 1).sqrt()
+    x = spread * torch.randn(n, d, generator=generator)
+    labels, others = torch.randint(2, (2, n), generator=generator)
+    x[:, 19] += 3 * spread[19] * (2 * labels - 1)
+    return x, labels, others
+
+
+@pytest.mark.parametrize("n", [100, 200, 400, 800])
+def test_a_label_is_read_from_fewer_rows_than_dimensions(n: int) -> None:
+    x, labels, others = falling(n, 0)
+    found = usable_information(x, labels)
+    assert found.bits >= 0.9 and found.settings["accuracy"] > 0.97
+    assert max(found.settings["components_read"]) <= 32
+    nothing = usable_information(x, others)
+    assert abs(nothing.bits) <= 2 * nothing.stderr
+
+
+def test_labels_that_x_does_not_know_are_not_read_on_average() -> None:
+    runs = []
+    for seed in range(20):
+        x, _, others = falling(60, seed, d=200)
+        runs.append(usable_information(x, others).bits)
+    values = torch.tensor(runs)
+    assert float(values.mean()) <= 2 * float(values.std()) / math.sqrt(len(runs))
+    assert float(values.mean()) > -0.02
+
+
+@pytest.mark.parametrize("copies", [2, 10])
+def test_a_row_that_is_held_out_is_not_read_from_its_copies(copies: int) -> None:
+    generator = torch.Generator().manual_seed(copies)
+    x, labels = torch.randn(40, 60, generator=generator), torch.randint(2, (40,), generator=generator)
+    order = torch.randperm(40 * copies, generator=generator)
+    x, labels = x.repeat(copies, 1)[order], labels.repeat(copies)[order]
+    found = usable_information(x * (1 + 1e-7 * torch.randn(x.shape, generator=generator)), labels)
+    assert found.bits <= 2 * found.stderr and found.settings["accuracy"] < 0.75
+    assert found.settings["repeated_rows"] == 40 * (copies - 1)
+
+
+def test_copies_do_not_make_the_error_smaller() -> None:
+    x, labels = clusters(60, 2, 0.1, 11)
+    once = usable_information(x, labels)
+    found = usable_information(x.repeat(9, 1), labels.repeat(9))
+    assert found.stderr == pytest.approx(once.stderr, rel=0.5)
+
+
 def test_names_of_labels_and_scale_of_directions_do_not_matter() -> None:
     x, labels = clusters(300, 4, 0.1, 2, d=3)
     plain = usable_information(x, labels)
@@ -107,7 +156,27 @@ X, LABELS = clusters(40, 2, 0.0, 7)
         (X, LABELS.float(), {}, StateError, "labels are not whole numbers: saw torch.float32"),
         (X, LABELS.tolist(), {}, StateError, "labels are not whole numbers: saw list"),
         (X, LABELS[:30], {}, StateError, r"not paired: saw 40 rows of x and labels of shape \(30,\)"),
-        (X, torch.arange(40), {}, StateError, "labels that do not recur: saw 40 of 40 labels occur once"),
+        (
+            X,
+            torch.arange(40),
+            {},
+            StateError,
+            "labels that do not recur: saw 40 of 40 samples whose label is that of one",
+        ),
+        (
+            X[:25].repeat(4, 1),
+            torch.arange(25).repeat(4),
+            {},
+            StateError,
+            "saw 100 of 100 samples whose label",
+        ),
+        (
+            X[:15].repeat(4, 1),
+            LABELS[:15].repeat(4),
+            {},
+            StateError,
+            "too few distinct samples: saw 15 distinct",
+        ),
         (X[:10], LABELS[:10], {}, StateError, "x has too few rows: saw 10; expected at least 20"),
         (X[:, 0], LABELS, {}, StateError, "x has the wrong shape"),
         (X, LABELS, {"sigma": -1}, SettingError, "sigma out of range"),

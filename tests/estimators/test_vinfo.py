@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -182,6 +183,39 @@ def test_few_distinct_rows_are_no_trouble_with_a_noise_floor() -> None:
     )
     assert float(found.bits) == pytest.approx(float(gaussian.bits), abs=0.5)  # of the same noisy rows
     assert 0 < float(found.stderr) < 0.5
+
+
+def test_a_pair_that_is_held_out_is_not_read_from_its_copies() -> None:
+    for seed in range(5):
+        x, y = (m.repeat(6, 1) for m in correlated(50, 8, 0.0, seed))
+        noise = 1e-3 * torch.randn(300, 8, generator=torch.Generator().manual_seed(seed))
+        found = mutual_information(x, y, estimator="vinfo")
+        assert abs(found.bits) <= 2 * found.stderr
+        assert mutual_information(x + noise, y, estimator="vinfo").bits > 0.5  # what copies would read
+
+
+def test_copies_of_one_prompt_share_their_fold_in_a_chain() -> None:
+    x, y = correlated(50, 8, 0.0, 14)
+    rows = torch.arange(50).repeat(6)[None]
+    chain = StateChain("test", [x, y], (0, 1), ((0, 1),), rows, groups=rows[0])
+    found = VINFO.chain(chain, sigmas=(0.05,))
+    assert abs(float(found.bits)) <= 2 * float(found.stderr)
+    assert float(VINFO.chain(replace(chain, groups=None), sigmas=(0.05,)).bits) > 0.5
+
+
+def test_a_token_that_recurs_ties_no_pairs() -> None:
+    words = torch.randn(25, 6, generator=torch.Generator().manual_seed(15))
+    row = torch.randint(25, (1000,), generator=torch.Generator().manual_seed(16))
+    y = words[row] + torch.randn(1000, 6, generator=torch.Generator().manual_seed(17))
+    assert mutual_information(words[row], y, estimator="vinfo").bits > 1.5
+
+
+def test_too_few_distinct_pairs_are_refused() -> None:
+    x, y = (m.repeat(100, 1) for m in correlated(4, 1, 0.0, 18))
+    with pytest.raises(
+        StateError, match="too few distinct samples: saw 4 distinct among 400; expected at least 5"
+    ):
+        mutual_information(x, y, estimator="vinfo")
 
 
 def test_the_mean_without_a_block_is_the_mean_of_the_rest() -> None:

@@ -120,7 +120,8 @@ class _OneRowASample(Sequence[Tensor]):
 def _deranged_series(chain: StateChain, t: int, seed: int) -> StateChain:
     rows = chain.rows[t]
     states = _OneRowASample(chain, rows, seed)
-    return StateChain(f"{chain.name}-{t}", states, chain.numbers, chain.pairs, torch.arange(len(rows))[None])
+    samples = torch.arange(len(rows))[None]
+    return StateChain(f"{chain.name}-{t}", states, chain.numbers, chain.pairs, samples, chain.groups)
 
 
 def _joined(series: Sequence[ChainEstimate], settings: Mapping[str, Any]) -> ChainEstimate:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tl_emergence.errors import StateError
-from tl_emergence.estimators.interface import generator_for
+from tl_emergence.estimators.interface import StateChain, generator_for
 
 # What the rounding of one forward pass in another batch changes, in units of the precision of the values.
 _ROUNDING = 32.0
@@ -48,14 +49,17 @@ def draw_folds(
     return _dealt(place[numbers], folds).to(groups.device)
 
 
-def deal_folds(groups: Int[Tensor, " sample"], folds: int) -> Int[Tensor, " sample"]:
-    """Do what `draw_folds` does with groups in the order of their first sample: for samples in random order.
+def first_of_each(groups: Int[Tensor, " sample"]) -> Int[Tensor, " group"]:
+    """Return the first sample of each group, in the order of the samples.
 
     Example:
-        >>> deal_folds(torch.tensor([7, 3, 3, 9]), 2).tolist()
-        [1, 0, 0, 1]
+        >>> first_of_each(torch.tensor([7, 3, 3, 9])).tolist()
+        [0, 1, 3]
     """
-    return _dealt(_numbered(groups.cpu()), folds).to(groups.device)
+    _, inverse = groups.unique(return_inverse=True)
+    samples = torch.arange(len(groups), device=groups.device)
+    first = torch.full((int(inverse.max()) + 1,), len(groups), device=groups.device)
+    return first.scatter_reduce(0, inverse, samples, "amin").sort().values
 
 
 def check_distinct(distinct: int, samples: int, least: int) -> None:
@@ -109,6 +113,22 @@ def copied_pairs(x: Shaped[Tensor, "sample _"], y: Shaped[Tensor, "sample _"]) -
     return distinct_rows(torch.stack([of_x, of_y, torch.where(free, own, 0)], dim=1))
 
 
+def without_copies(chain: StateChain, least: int = 1) -> tuple[StateChain, Int[Tensor, " sample"]]:
+    """Return a chain with one sample of each group, and which of them each sample is a copy of.
+
+    A chain whose samples are all copies of one is returned as it is: nothing varies in it.
+
+    Raises:
+        StateError: Fewer groups than `least`.
+    """
+    n = chain.rows.shape[1]
+    if chain.groups is None or int(chain.groups.min()) == int(chain.groups.max()):
+        return chain, torch.arange(n)
+    first, copy_of = first_of_each(chain.groups), _numbered(chain.groups)
+    check_distinct(len(first), n, least)
+    return replace(chain, rows=chain.rows[:, first], groups=None), copy_of
+
+
 def _near_rows(x: Shaped[Tensor, "row d"]) -> Int[Tensor, " row"]:
     """Number distinct rows of floats: equal ones first, then those that differ by rounding only.
 
@@ -129,11 +149,11 @@ def _near_rows(x: Shaped[Tensor, "row d"]) -> Int[Tensor, " row"]:
 
 def _numbered(groups: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
     """Number groups 0, 1, ... in the order of their first sample."""
+    first = first_of_each(groups)
+    number = torch.empty_like(groups.unique())
     _, inverse = groups.unique(return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(groups)).scatter_reduce(
-        0, inverse, torch.arange(len(groups)), "amin"
-    )
-    return first.argsort().argsort()[inverse]
+    number[inverse[first]] = torch.arange(len(first), device=groups.device)
+    return number[inverse].long()
 
 
 def _dealt(groups: Int[Tensor, " sample"], folds: int) -> Int[Tensor, " sample"]:

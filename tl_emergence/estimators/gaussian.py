@@ -18,6 +18,7 @@ from tl_emergence.estimators.components import (
     noisy_components,
     principal_components,
 )
+from tl_emergence.estimators.folds import copied_pairs, first_of_each, without_copies
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stderr
 
@@ -37,6 +38,9 @@ class GaussianEstimator:
     draw: without it the information of states that determine each other is infinite. The standard error is
     that of the delete-block jackknife over rows (20 blocks), but no less than that of independent Gaussians,
     sqrt(2 p q) / 2 N nats: near independence I is quadratic in the correlations and the jackknife too small.
+
+    Copies of one pair of rows (`copied_pairs`; in a chain, of one prompt) count once: they are no further
+    samples, and the corrections are for N distinct ones.
 
     It sees linear dependence only, and is no bound of the mutual information of states that are not
     Gaussian. It may fall below 0 by its error.
@@ -65,6 +69,9 @@ class GaussianEstimator:
         components: int | None = None,
     ) -> Estimate:
         """Estimate I(x; y) for paired rows; all components unless some are asked for."""
+        n = len(x)
+        first = first_of_each(copied_pairs(x, y))
+        x, y = x[first], y[first]
         weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64)
         parts = [principal_components(m, weights, components) for m in (x, y)]
         sides = ("x", "y")
@@ -76,6 +83,7 @@ class GaussianEstimator:
             "estimator": self.name,
             "sigma": sigma,
             "seed": seed,
+            "repeated_rows": n - len(x),
             **{f"components_{side}": p.rows.shape[1] for side, p in zip(sides, parts, strict=True)},
             **{f"rank_{side}": p.rank for side, p in zip(sides, parts, strict=True)},
             **{f"variance_share_{side}": p.share for side, p in zip(sides, parts, strict=True)},
@@ -83,7 +91,7 @@ class GaussianEstimator:
         if 0 in (parts[0].rank, parts[1].rank):
             return Estimate(0.0, 0.0, None, False, "none", settings=settings)
         of_x, of_y = features
-        bits, replicates = information(of_x, of_y, blocks_of(len(x), seed).to(x.device))
+        bits, replicates = information(of_x, of_y, blocks_of(torch.arange(len(x)), seed).to(x.device))
         least = null_stderr(of_x.shape[1], of_y.shape[1], len(x))
         stderr = max(float(jackknife_stderr(replicates)), least)
         return Estimate(float(bits), stderr, None, False, "none", settings=settings)
@@ -98,8 +106,9 @@ class GaussianEstimator:
     ) -> ChainEstimate:
         """Estimate every scored pair of a chain at every sigma, for every series, and for its N/2 and N/4."""
         self.check(sigmas, {"components": components})
+        chain, _ = without_copies(chain)
         n_series, n = chain.rows.shape
-        blocks = blocks_of(n, seed)
+        blocks = blocks_of(torch.arange(n), seed)
         width = min(chain.states[0].shape[1], components or n)
         sizes = [size for size in (n // 2, n // 4) if 2 * width < fewest_left(size) - 1]
         order = torch.randperm(n, generator=generator_for(seed, "subsample"))
@@ -118,7 +127,7 @@ class GaussianEstimator:
                     least[s, k, t] = null_stderr(x.shape[1], y.shape[1], n)
                     for size, found in subsamples.items():
                         some = order[:size]
-                        found[s, k, t] = information(x[some], y[some], blocks_of(size, seed))[0]
+                        found[s, k, t] = information(x[some], y[some], blocks_of(torch.arange(size), seed))[0]
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
         return ChainEstimate(
             bits=bits,

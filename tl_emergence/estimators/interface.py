@@ -71,6 +71,9 @@ class StateChain:
             by it too, so a value does not depend on which other states are measured with it.
         pairs: Which neighbours are scored: (i, i + 1) for consecutive entries of `states`.
         rows: For each series, which row each sample has.
+        groups: The same number for samples that are copies of one prompt: estimators that train on some
+            samples what they test on others see one of them. None where all samples are distinct. Rows that
+            recur in different prompts, such as those of a token, are draws and no copies.
     """
 
     name: str
@@ -78,6 +81,7 @@ class StateChain:
     numbers: Sequence[int]
     pairs: Sequence[tuple[int, int]]
     rows: Int[Tensor, "series sample"]
+    groups: Int[Tensor, " sample"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,20 +6,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_emergence.estimators.folds import check_distinct, draw_folds
 from tl_emergence.estimators.interface import generator_for
 
 BLOCKS = 20
 
 
-def blocks_of(n_samples: int, seed: int) -> Int[Tensor, " sample"]:
-    """Give each sample one of at most 20 blocks of equal size, by a seeded random order.
+def blocks_of(groups: Int[Tensor, " sample"], seed: int, least: int = 1) -> Int[Tensor, " sample"]:
+    """Give each sample one of at most 20 blocks of nearly equal size, by a seeded random order.
 
-    The same for every state and series of a run, so that errors that are shared cancel in differences.
+    Samples of one group, copies of each other, share their block. The same blocks serve every state and
+    series of a run, so that errors that are shared cancel in differences. Where all samples are copies of
+    one, nothing varies and any cut will do.
+
+    Raises:
+        StateError: Fewer than `least` groups.
     """
-    order = torch.randperm(n_samples, generator=generator_for(seed, "jackknife"))
-    blocks = torch.empty_like(order)
-    blocks[order] = torch.arange(n_samples) % min(BLOCKS, n_samples)
-    return blocks
+    distinct = len(groups.unique())
+    if distinct == 1:
+        groups, distinct = torch.arange(len(groups), device=groups.device), len(groups)
+    check_distinct(distinct, len(groups), least)
+    return draw_folds(groups, min(BLOCKS, distinct), generator_for(seed, "jackknife"))
 
 
 def jackknife_stderr(replicates: Float[Tensor, "*cell block"]) -> Float[Tensor, "*cell"]:

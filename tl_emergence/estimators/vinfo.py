@@ -19,6 +19,7 @@ from tl_emergence.estimators.components import (
     noisy_components,
     principal_components,
 )
+from tl_emergence.estimators.folds import check_distinct, copied_pairs, first_of_each, without_copies
 from tl_emergence.estimators.gaussian import collision
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
 from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stderr
@@ -59,7 +60,9 @@ class VinfoEstimator:
     It is directional, and no bound: a Gaussian baseline describes y badly when y is not Gaussian, which adds;
     a predictor from few rows is not the best of V, which takes away. It is blind to the scale of directions,
     as long as they stand out of the noise. The standard error is that of the delete-block jackknife over the
-    held-out rows, predictors held fixed; folds are unions of its blocks.
+    held-out rows, predictors held fixed; folds are unions of its blocks. Of copies of one pair of rows
+    (`copied_pairs`; in a chain, of one prompt) one is measured, and its value counts as often as there are
+    copies: no copy of what is held out is trained on.
 
     Cost: an eigendecomposition of min(N, d) dimensions a state and series; for each pair and fold about
     10 N k^2 operations for k components.
@@ -89,6 +92,10 @@ class VinfoEstimator:
         folds: int = FOLDS,
     ) -> Estimate:
         """Estimate what x tells a linear predictor about y; all components unless some are asked for."""
+        copy_of = copied_pairs(x, y)
+        first = first_of_each(copy_of)
+        repeated = len(x) - len(first)
+        x, y = x[first], y[first]
         weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64)
         parts = [principal_components(m, weights, components) for m in (x, y)]
         sides = ("x", "y")
@@ -101,15 +108,18 @@ class VinfoEstimator:
             "sigma": sigma,
             "seed": seed,
             "folds": folds,
+            "repeated_rows": repeated,
             **{f"components_{side}": p.rows.shape[1] for side, p in zip(sides, parts, strict=True)},
             **{f"rank_{side}": p.rank for side, p in zip(sides, parts, strict=True)},
             **{f"variance_share_{side}": p.share for side, p in zip(sides, parts, strict=True)},
         }
         if 0 in (parts[0].rank, parts[1].rank):
             return Estimate(0.0, 0.0, None, False, "none", settings=settings)
-        blocks = blocks_of(len(x), seed).to(x.device)
+        check_distinct(len(x), len(copy_of), folds)
+        blocks = blocks_of(torch.arange(len(x)), seed).to(x.device)
         of_x, of_y = features
-        pointwise = held_out_bits(of_x, of_y, blocks % folds)
+        pointwise = held_out_bits(of_x, of_y, blocks % folds)[copy_of]
+        blocks = blocks[copy_of]
         stderr = float(jackknife_stderr(means_without_blocks(pointwise, blocks)))
         bits = float(pointwise.mean())
         return Estimate(bits, stderr, None, False, "none", pointwise=pointwise.float(), settings=settings)
@@ -125,12 +135,13 @@ class VinfoEstimator:
     ) -> ChainEstimate:
         """Estimate every scored pair of a chain at every sigma, for every series, and for its N/2 and N/4."""
         self.check(sigmas, {"components": components, "folds": folds})
+        chain, copy_of = without_copies(chain, folds)
         n_series, n = chain.rows.shape
-        blocks = blocks_of(n, seed)
+        blocks = blocks_of(torch.arange(n), seed)
         width = min(chain.states[0].shape[1], components or n)
-        parts = {size: blocks_of(size, seed) for size in (n // 2, n // 4) if size > 1}
-        parts = {size: part for size, part in parts.items() if 2 * width < _least_training(part % folds) - 1}
         order = torch.randperm(n, generator=generator_for(seed, "subsample"))
+        parts = {size: blocks_of(torch.arange(size), seed) for size in (n // 2, n // 4) if size > 1}
+        parts = {size: part for size, part in parts.items() if 2 * width < _least_training(part % folds) - 1}
         shape = (len(sigmas), len(chain.pairs), n_series)
         pointwise = torch.zeros(*shape, n, dtype=torch.float64)
         subsamples = {size: torch.zeros(shape, dtype=torch.float64) for size in parts}
@@ -144,7 +155,8 @@ class VinfoEstimator:
                     for size, part in parts.items():
                         some = order[:size]
                         subsamples[size][s, k, t] = held_out_bits(x[some], y[some], part % folds).mean()
-        replicates = means_without_blocks(pointwise, blocks)
+        pointwise = pointwise[..., copy_of]
+        replicates = means_without_blocks(pointwise, blocks[copy_of])
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
         return ChainEstimate(
             bits=pointwise.mean(dim=3),

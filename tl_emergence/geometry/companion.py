@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,6 +14,7 @@ from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
 from tl_emergence.estimators.components import principal_components
+from tl_emergence.estimators.folds import distinct_rows
 from tl_emergence.geometry.criteria import step_criteria, whole_of, with_noise
 from tl_emergence.geometry.settings import GeometrySettings
 from tl_emergence.geometry.shape import (
@@ -117,13 +118,14 @@ def companion_geometry(
     shape = (len(states.layers), len(states.positions))
     found = {name: torch.full(shape, torch.nan, dtype=torch.float64) for name in GEOMETRY_NAMES}
     complete = [t for i, t in enumerate(states.positions) if i == t]  # positions before which none is missing
+    copies = distinct_rows(states.prompts.tokens)
     before: _Components | None = None
     with tqdm(
         total=len(states.states), desc=f"geometry ({space})", unit="state", disable=not progress
     ) as bar:
         for s, state in enumerate(states.states):
             row = states.layers.index(state) if state in states.layers else None
-            now = _Components(state)
+            now = _Components(state, copies)
             _describe_positions(seen, s, row, complete, settings, seed, now, found)
             if row is not None and complete:
                 found["prompt_entropy"][row, complete] = _mean_prompt_entropy(seen, s, len(complete))
@@ -139,6 +141,7 @@ class _Components:
     """The noisy components of one state: of the parts X_0..X_t, and of their whole V at each t."""
 
     state: int
+    copies: Int[Tensor, " prompt"]
     parts: list[Float[Tensor, "prompt _component"]] = field(default_factory=list)
     wholes: list[Float[Tensor, "prompt _component"]] = field(default_factory=list)
 
@@ -212,6 +215,7 @@ def _fill_criteria(
     """Fill in the criteria of the step from one state to the next, whose parts are positions 0..t."""
     if not now.parts:
         return
-    for t, criteria in enumerate(step_criteria(now.parts, now.wholes, after.parts, after.wholes, seed)):
+    steps = step_criteria(now.parts, now.wholes, after.parts, after.wholes, now.copies, seed)
+    for t, criteria in enumerate(steps):
         for f in fields(criteria):
             found[f.name][row, t] = getattr(criteria, f.name)

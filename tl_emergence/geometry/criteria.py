@@ -24,6 +24,7 @@ from torch import Tensor
 from tl_emergence.checks import seed_number
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.components import principal_components
+from tl_emergence.estimators.folds import distinct_rows
 from tl_emergence.estimators.gaussian import JointScatter, joint_scatter, null_stderr
 from tl_emergence.estimators.interface import generator_for
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
@@ -148,7 +149,8 @@ def gaussian_criteria(
         mean = states.double().mean(dim=0) if whole == "mean" else None
         sides.append((whole_of(parts, mean, settings, seed, side), parts))
     (v, parts), (v_next, parts_next) = sides
-    return step_criteria(parts, [v], parts_next, [v_next], seed)[0]
+    copies = distinct_rows(*x, *x_next).cpu()
+    return step_criteria(parts, [v], parts_next, [v_next], copies, seed)[0]
 
 
 def noisy_components(
@@ -193,15 +195,17 @@ def step_criteria(
     wholes: Sequence[Float[Tensor, "sample _component"]],
     parts_next: Sequence[Float[Tensor, "sample _component"]],
     wholes_next: Sequence[Float[Tensor, "sample _component"]],
+    copies: Int[Tensor, " sample"],
     seed: int,
 ) -> list[EmergenceCriteria]:
     """Return the criteria of one step for each whole: the last is of all parts, each before of one less.
 
-    The errors are jackknifed, but no less than those of independent Gaussians, as in the `gaussian`
-    estimator: the variance of a sum of independent pairs is that of one pair with their dimensions added.
+    The errors are jackknifed, copies (samples of one number) in one block, but no less than those of
+    independent Gaussians, as in the `gaussian` estimator: the variance of a sum of independent pairs is that
+    of one pair with their dimensions added.
     """
     n, most = len(parts[0]), len(parts)
-    joint = joint_scatter([*parts, *wholes, *parts_next, *wholes_next], blocks_of(n, seed))
+    joint = joint_scatter([*parts, *wholes, *parts_next, *wholes_next], blocks_of(copies, seed))
     # Variables by their number: parts, wholes, the parts after, the wholes after.
     first_next = most + len(wholes)
     later = range(first_next, first_next + most)
