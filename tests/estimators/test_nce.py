@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tl_emergence.errors import SettingError
+from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators import ESTIMATORS, StateChain, mutual_information
 from tl_emergence.estimators.certified import certified_nats, mean_limit
 from tl_emergence.estimators.critic import Task, contrastive_nats, train_critics
@@ -72,6 +73,31 @@ def test_the_certified_limit_is_below_the_truth() -> None:
     assert max(limits) > 0
 
 
+@pytest.mark.slow
+def test_intervals_hold_the_mean_of_the_estimates_on_small_samples() -> None:
+    """`python -m benchmarks.nce_coverage` prints the table with more data sets."""
+    runs = [mutual_information(*correlated(60, 2, 0.9, seed), estimator="nce") for seed in range(60)]
+    mean = sum(run.bits for run in runs) / len(runs)
+    assert sum(run.interval[0] <= mean <= run.interval[1] for run in runs) >= 54
+
+
+@pytest.mark.parametrize("name", ["svd", "cholesky", "eigh", "qr"])
+def test_small_matrices_are_decomposed_in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float32 SVD of a finite matrix of 34 columns came back as NaN on ordinary draws."""
+    plain, seen = getattr(torch.linalg, name), []
+
+    def watched(m: Tensor, *args: Any, **options: Any) -> Any:
+        seen.append(m.dtype)
+        return plain(m, *args, **options)
+
+    monkeypatch.setattr(torch.linalg, name, watched)
+    x, y = correlated(120, 80, 0.5, 21)
+    train = torch.arange(100)
+    views = [normal_scores(ranks(m), train, most) for m, most in ((x, 70), (y, None))]
+    found = linear_variates(views[0], views[1], train, LINEAR_RIDGES, torch.Generator().manual_seed(0))
+    assert set(seen) == {torch.float64} and found.x.dtype == torch.float32
+
+
 def test_the_limit_of_a_mean_holds_and_comes_near() -> None:
     draws = torch.Generator().manual_seed(4)
     rare = (torch.rand(400, 1_000, generator=draws) < 0.1).double()
@@ -114,6 +140,31 @@ def test_nothing_is_certified_where_rows_repeat() -> None:
     assert found.certified_bits is None and found.settings["repeated_rows"] == 180
     label = torch.arange(240)[:, None].remainder(2).float()
     assert mutual_information(x + label, label, estimator="nce").certified_bits is None
+
+
+def test_a_pair_that_is_held_out_is_not_read_from_its_copies() -> None:
+    x, y = (m.repeat(4, 1) for m in correlated(100, 16, 0.0, 16))
+    found = mutual_information(x, y, estimator="nce")
+    assert abs(found.bits) <= 2 * found.stderr and found.cap_bits == math.log2(20)
+    chain = StateChain("test", [x[:100], y[:100]], (0, 1), ((0, 1),), torch.arange(100).repeat(4)[None])
+    by_heart = ESTIMATORS["nce"].chain(chain, sigmas=(0.0,))
+    grouped = ESTIMATORS["nce"].chain(replace(chain, groups=chain.rows[0]), sigmas=(0.0,))
+    assert float(by_heart.bits) > 3 and abs(float(grouped.bits)) <= 2 * float(grouped.stderr)
+
+
+def test_a_token_that_recurs_ties_no_pairs() -> None:
+    words = 2 * torch.randn(25, 8, generator=torch.Generator().manual_seed(17))
+    row = torch.randint(25, (800,), generator=torch.Generator().manual_seed(18))
+    y = words[row] + torch.randn(800, 8, generator=torch.Generator().manual_seed(19))
+    assert mutual_information(words[row], y, estimator="nce").bits > 3.5
+
+
+def test_too_few_distinct_pairs_are_refused() -> None:
+    x, y = (m.repeat(40, 1) for m in correlated(25, 2, 0.0, 20))
+    with pytest.raises(
+        StateError, match="too few distinct samples: saw 25 distinct among 1000; expected at l"
+    ):
+        mutual_information(x, y, estimator="nce")
 
 
 def test_equal_states_reach_the_cap_and_are_called_saturated() -> None:

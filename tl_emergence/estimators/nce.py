@@ -16,6 +16,14 @@ from tl_emergence.errors import SettingError
 from tl_emergence.estimators.certified import CONFIDENCE, certified_nats
 from tl_emergence.estimators.components import check_noisy_components, noise_like
 from tl_emergence.estimators.critic import Critic, Task, contrastive_nats, train_critics
+from tl_emergence.estimators.cross_fitting import widened_for_training
+from tl_emergence.estimators.folds import (
+    check_distinct,
+    copied_pairs,
+    distinct_rows,
+    first_of_each,
+    without_copies,
+)
 from tl_emergence.estimators.gaussian import collision
 from tl_emergence.estimators.interface import (
     SATURATED_ABOVE,
@@ -85,9 +93,15 @@ class NceEstimator:
     do not is in the settings of a pair (`folds_beyond_chance`). So 0.000 +- 0.000 says "nothing found", not
     "nothing there".
 
-    Rows that occur more than once may be in more than one part: then a critic may remember them, and reads
-    too much. No limit is certified then (`certified_bits` is None, `repeated_rows` in the settings). The
-    standard error is that of the delete-block jackknife over report rows, critics held fixed.
+    Of copies of one pair of rows (`copied_pairs`; in a chain, of one prompt) one is measured, and its value
+    counts as often as there are copies: no critic is asked about a pair that it was trained on. A row that
+    recurs on one side only, such as that of one of 25 tokens, makes no copies, nor do pairs of which both
+    sides recur with other partners: they are draws from a table. Where pairs repeat, no limit is certified
+    (`certified_bits` is None, `repeated_rows` in the settings): they are no independent draws.
+
+    The standard error is that of the delete-block jackknife over report rows, widened for critics that other
+    rows would have given (`widened_for_training`). It is that of the value around its own mean over data
+    sets: how far that mean, a lower bound, lies below the truth is not in it.
 
     Cost: for each fold, Cholesky factors of d dimensions, and up to 40 epochs over the training rows of
     networks of width 128; see benchmarks/README.md for seconds.
@@ -117,7 +131,6 @@ class NceEstimator:
         folds: int = FOLDS,
     ) -> Estimate:
         """Estimate I(x; y) from below; all coordinates unless fewer components are asked for."""
-        blocks = blocks_of(len(x), seed).to(x.device)
         settings = {
             "estimator": self.name,
             "sigma": sigma,
@@ -125,11 +138,19 @@ class NceEstimator:
             "components": components,
             "folds": folds,
         }
-        repeated = len(x) - len(torch.cat([x, y.to(x.dtype)], dim=1).unique(dim=0))
+        n = len(x)
+        repeated = n - len(distinct_rows(x, y).unique())
         settings["repeated_rows"] = repeated
-        cap = math.log2(int(torch.bincount(blocks % folds).max()))
+        cap = math.log2(math.ceil(n / folds))
         if any(bool((m == m[:1]).all()) for m in (x, y)):
             return Estimate(0.0, 0.0, cap, False, "lower bound", settings=settings, certified_bits=0.0)
+        _check_rows(n, folds)
+        copy_of = copied_pairs(x, y)
+        first = first_of_each(copy_of)
+        check_distinct(len(first), n, _LEAST_ROWS_A_FOLD * folds)
+        x, y = x[first], y[first]
+        blocks = blocks_of(torch.arange(len(x)), seed).to(x.device)
+        cap = math.log2(int(torch.bincount(blocks % folds).max()))
         # In the precision given: ranks are all that is read, and float32 may make rows equal.
         x, y = (m + sigma * noise_like(m, seed, "pair", side) for m, side in ((x, "x"), (y, "y")))
         nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -148,11 +169,12 @@ class NceEstimator:
             limits.append(limit)
             steps.append(critic.steps)
             found_any += critic.beyond_chance
-        bits = nats / math.log(2)
+        bits, blocks = nats[copy_of] / math.log(2), blocks[copy_of]
         value = float(bits.mean())
+        replicates = widened_for_training(means_without_blocks(bits, blocks), bits, blocks % folds)
         return Estimate(
             bits=value,
-            stderr=float(jackknife_stderr(means_without_blocks(bits, blocks))),
+            stderr=float(jackknife_stderr(replicates)),
             cap_bits=cap,
             saturated=value > SATURATED_ABOVE * cap,
             direction="lower bound",
@@ -177,21 +199,24 @@ class NceEstimator:
     ) -> ChainEstimate:
         """Estimate every scored pair of a chain at every sigma, for every series."""
         self.check(sigmas, {"components": components, "folds": folds})
+        _check_rows(chain.rows.shape[1], folds)
+        chain, copy_of = without_copies(chain, _LEAST_ROWS_A_FOLD * folds)
         n_series, n = chain.rows.shape
-        blocks = blocks_of(n, seed)
+        blocks = blocks_of(torch.arange(n), seed)
         parts = list(_parts(blocks % folds, seed))
+        cap = math.log2(int(torch.bincount(blocks % folds).max()))
         pointwise = torch.zeros(len(sigmas), len(chain.pairs), n_series, n, dtype=torch.float64)
         for t, rows in enumerate(chain.rows):
             for s, sigma in enumerate(sigmas):
                 pointwise[s, :, t] = _series_nats(chain, t, rows, sigma, seed, components, parts)
-        bits = pointwise / math.log(2)
-        replicates = means_without_blocks(bits, blocks)
+        bits, blocks = pointwise[..., copy_of] / math.log(2), blocks[copy_of]
+        replicates = widened_for_training(means_without_blocks(bits, blocks), bits, blocks % folds)
         counts = torch.arange(1, n_series + 1, dtype=torch.float64)[:, None]
         return ChainEstimate(
             bits=bits.mean(dim=3),
             stderr=jackknife_stderr(replicates),
             mean_stderr=jackknife_stderr(replicates.cumsum(dim=2) / counts),
-            cap_bits=math.log2(int(torch.bincount(blocks % folds).max())),
+            cap_bits=cap,
             direction="lower bound",
             pointwise=bits.float(),
             subsamples={},
@@ -201,20 +226,20 @@ class NceEstimator:
         )
 
 
-def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
-    """Yield the three parts of every fold in random order, whatever order the caller's rows have.
-
-    Raises:
-        SettingError: Fewer than eight rows a fold.
-    """
-    n, folds = len(fold_of), int(fold_of.max()) + 1
-    if int(torch.bincount(fold_of).min()) < _LEAST_ROWS_A_FOLD:
+def _check_rows(n: int, folds: int) -> None:
+    """Raise SettingError for fewer than eight rows per fold."""
+    if n < _LEAST_ROWS_A_FOLD * folds:
         raise SettingError(
             "too few rows for three disjoint parts",
             seen=f"{n} rows in {folds} folds",
             expected=f"at least {_LEAST_ROWS_A_FOLD * folds}",
             fix="Pass more rows, or fewer folds=.",
         )
+
+
+def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
+    """Yield the three parts of every fold in random order, whatever order the caller's rows have."""
+    n, folds = len(fold_of), int(fold_of.max()) + 1
     for fold in range(folds):
         generator = generator_for(seed, "nce", fold)
         held = fold_of == fold

@@ -98,8 +98,8 @@ def normal_scores(
     scores = scores / scores[train].square().mean().sqrt().clamp_min(1e-12)
     if most is None or scores.shape[1] <= most:
         return scores
-    directions = torch.linalg.eigh(scores[train].t() @ scores[train]).eigenvectors
-    return scores @ directions.flip(1)[:, :most]
+    directions = torch.linalg.eigh(_precise(scores[train].t() @ scores[train])).eigenvectors
+    return scores @ directions.flip(1)[:, :most].to(scores)
 
 
 def linear_variates(
@@ -115,20 +115,20 @@ def linear_variates(
     """
     n = len(train)
     parts = [train[j::INNER_FOLDS] for j in range(INNER_FOLDS)]
-    moments = [(x[p].t() @ x[p], y[p].t() @ y[p], x[p].t() @ y[p]) for p in parts]
+    moments = [tuple(_precise(a[p].t() @ b[p]) for a, b in ((x, x), (y, y), (x, y))) for p in parts]
     s_xx, s_yy, s_xy = (torch.stack(part).sum(dim=0) for part in zip(*moments, strict=True))
     found = None
     for ridge in ridges:
         to_x, to_y = _directions(s_xx / n, s_yy / n, s_xy / n, ridge, generator)
-        of_x, of_y = x @ to_x, y @ to_y
+        of_x, of_y = x @ to_x.to(x), y @ to_y.to(y)
         for part, own in zip(parts, moments, strict=True):
             left = n - len(part)
             without_x, without_y = _directions(
                 (s_xx - own[0]) / left, (s_yy - own[1]) / left, (s_xy - own[2]) / left, ridge, generator
             )
             turn_x, turn_y = _alignment(without_x, without_y, to_x, to_y, s_xx, s_yy)
-            of_x[part] = x[part] @ without_x @ turn_x
-            of_y[part] = y[part] @ without_y @ turn_y
+            of_x[part] = x[part] @ (without_x @ turn_x).to(x)
+            of_y[part] = y[part] @ (without_y @ turn_y).to(y)
         of_x = of_x / of_x[train].std(dim=0).clamp_min(1e-9)
         of_y = of_y / of_y[train].std(dim=0).clamp_min(1e-9)
         pairs = min(of_x.shape[1], of_y.shape[1])
@@ -163,6 +163,14 @@ def prototype_variates(
         both = torch.cat([rows, near], dim=1)
         features.append(both - both[train].mean(dim=0))
     return linear_variates(features[0], features[1], train, PROTOTYPE_RIDGES, generator)
+
+
+def _precise(m: Float[Tensor, "p q"]) -> Float[Tensor, "p q"]:
+    """Return a small matrix in float64: LAPACK's float32 SVD of a finite one may end in NaN.
+
+    On the processor where the device has no float64.
+    """
+    return m.to("cpu" if m.device.type == "mps" else m.device, torch.float64)
 
 
 def _directions(
