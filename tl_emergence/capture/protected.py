@@ -171,7 +171,8 @@ class Edit:
     def undo(self) -> None:
         """Take the change back; nothing happens where that is done."""
         try:
-            uninterrupted(self._undo)
+            if self._steps:
+                uninterrupted(self._undo)
         finally:
             # Nothing to do, unless a signal raised before the handlers were replaced.
             if self._steps:

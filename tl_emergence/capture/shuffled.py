@@ -82,7 +82,7 @@ def _shuffling(kind: type[_Kind], model: Any, seed: int) -> _Kind:
 
 def _checksum(weight: Tensor) -> bytes:
     flat = weight.detach().reshape(-1).cpu().contiguous()
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
 
 
 def _distinct_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
