@@ -39,13 +39,15 @@ _OPTIONS = {
 """What was asked for, where it was not the default. Of those with other noise only the tables are kept."""
 _SHOWN = 4
 _HEADLINES = {
-    "positive": "emergence at the last",
-    "staircase": "mean rise of emergence at",
-    "every token": "tokens at which",
-    "variance": "Spearman, spread",
-    "text sources": "beyond exact",
+    "positive": ("emergence",),
+    "staircase": ("rising_separators", "emergence_rise"),
+    "seventh shot": ("macro_knee",),
+    "every token": ("rising_tokens",),
+    "model size": ("emergence_share",),
+    "variance": ("spread_error_correlation",),
+    "text sources": ("emergence_difference_beyond_exact",),
 }
-"""How the findings begin that stand in the first table, where a claim has many; the others are below."""
+"""The quantities of each claim that stand in the first table; the others are below."""
 
 _HEAD = """# The paper's claims, run again
 
@@ -60,11 +62,14 @@ saved results in `tutorials/reproduction`; the command that made each stands abo
   and up, which hides that blocks differ; a cell is a model and a space (and a text).
 * *Intervals* are of 95 %: of the estimate on the prompts at hand; in `variance` over prompts; in
   `text-sources` of the estimate and of the draw of windows.
-* *Verdicts.* `holds`: in every cell. `holds partly`: in some, or one part of the claim of two. `does not
-  hold`: in none (of tokens: in less than half; of sizes: not at each step). `cannot be tested here`: too
-  few models or shots, or no difference resolved. A verdict is one of what was measured; where the exact
-  curve, which no model changes, gives the same at this N, the row says so. The models are small: what does
-  not hold here may hold elsewhere.
+* *Verdicts* are by the estimator and at the noise level that stand beside them. `holds`: in every cell.
+  `holds partly`: in some, or one part of the claim of two. `does not hold`: in none (of tokens: in half or
+  less; of sizes: not at each step). `cannot be tested at this N`: the rule gives the same verdict to the
+  model, to shuffled weights (where they are measured) and to the exact curve, which is the same for any
+  network, so the run could not have told. `cannot be tested here`: models, writers or shots that the claim is
+  not about, or no difference resolved. A claim about model size needs three models of 100 million parameters
+  or more (the paper's smallest has 124), one about text by large models writers of 7 billion or more. The
+  models are small: what does not hold here may hold elsewhere.
 
 """
 
@@ -110,7 +115,7 @@ def _noise_levels(results: dict[str, ExperimentResult]) -> str:
     cells: dict[str, dict[float, str]] = {}
     for sigma, result in runs.items():
         for one in result.findings:
-            if one.what.startswith("emergence at the last"):
+            if one.quantity == "emergence":
                 cells.setdefault(one.where, {})[sigma] = one.text()
         rows = result.tables["curves"].query("run != 'model' and quantity == 'macro'")
         apart = f"{(rows['exact'] - rows['value']).abs().max():.2f} bits"
@@ -130,8 +135,7 @@ def _row(said: str, key: str, result: ExperimentResult, one: Conclusion) -> str:
     numbers = "<br>".join(f"{f.where}: {f.what}: **{f.text()}**" for f in shown)
     if len(of) > len(shown):
         numbers += f"<br>and {len(of) - len(shown)} more below"
-    verdict = f"{one.verdict} (sigma {result.settings['sigma']:g})" if "-sigma-" in key else one.verdict
-    cells = [said, verdict, f"{one.because}<br>{numbers}", _run(key, result)]
+    cells = [said, one.text(), f"{one.because}<br>{numbers}", _run(key, result)]
     return "| " + " | ".join([*cells, f"[{key}](tutorials/figures/{key}.png)"]) + " |"
 
 
@@ -140,13 +144,11 @@ def _headlines(claim: str, findings: Sequence[Finding]) -> list[Finding]:
     chosen = [
         one
         for one in findings
-        if one.what.startswith(_HEADLINES.get(claim, ""))
-        and "shuffled" not in one.where
-        and "unmatched" not in one.where
+        if one.quantity in _HEADLINES[claim] and one.run == "model" and one.matched is not False
     ]
-    by_model: dict[str, list[Finding]] = {}
-    for one in chosen:  # a model each in turn, so that none stands for the others
-        by_model.setdefault(one.where.split(",")[0], []).append(one)
+    by_model: dict[tuple[str, str | None], list[Finding]] = {}
+    for one in chosen:  # a model (or a writer) each in turn, so that none stands for the others
+        by_model.setdefault((one.model, one.source if one.against else None), []).append(one)
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_model.values()))
     return [one for one in in_turn if one is not None][:_SHOWN]
 
@@ -162,8 +164,8 @@ def _run(key: str, result: ExperimentResult) -> str:
     prompts = s.get("texts", what)
     reader = f", read by {s['reader']}" if "reader" in s else ""
     return (
-        f"{key}: {', '.join(s['models'])}{reader}; {prompts}; N = {n}; noise, sigma {s['sigma']:g}, "
-        f"{' and '.join(s['spaces'])}; {seeds}"
+        f"{key}: {', '.join(s['models'])}{reader}; {prompts}; N = {n}; {s['estimator']}, sigma "
+        f"{s['sigma']:g}, {' and '.join(s['spaces'])}; {seeds}"
     )
 
 

@@ -131,6 +131,18 @@ def test_checkpoints_are_models_in_order(checkpoint: Path, tmp_path: Path) -> No
     assert load_experiment(tmp_path / "out" / "result").settings["steps"] == [5, 9]
 
 
+def test_a_trained_model_without_a_step_is_not_called_step_0(checkpoint: Path, tmp_path: Path) -> None:
+    done = run("training", checkpoint, tmp_path / "out", "--n", "16")
+    assert done.exit_code == 0, done.output
+    found = load_experiment(tmp_path / "out" / "result")
+    assert found.settings["steps"] is None and list(found.parts) == ["toy"]
+    assert "step 0" not in done.output and "step-0" not in done.output
+    twice = RUNNER.invoke(
+        app, ["experiment", "training", str(checkpoint), str(checkpoint), "--out", str(tmp_path / "two")]
+    )
+    assert twice.exit_code == 2 and "a model twice" in twice.output
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

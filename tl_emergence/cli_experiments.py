@@ -77,7 +77,9 @@ def experiment(
     ] = None,
     step: Annotated[
         list[int] | None,
-        typer.Option(help="Training step of a hub name; repeat. Of several models, one each."),
+        typer.Option(
+            help="Training step of a hub name; repeat. Of several models, one each; without it, by name."
+        ),
     ] = None,
     space: Annotated[
         list[str] | None,
@@ -229,26 +231,27 @@ def _entities(name: str) -> str | list[str]:
 
 
 def _models(asked: dict[str, Any]) -> dict[Any, Any]:
-    """Return models by name; for training, functions that load them by step."""
+    """Return models by name; for training, functions that load them by step, or by name without steps."""
     names: list[str] = asked["model"]
-    if asked["name"] != "training":
-        if len({_short(name) for name in names}) < len(names):
-            raise SettingError(
-                "a model twice", seen=names, expected="models whose names differ", fix="Name each once."
-            )
-        return {_short(name): load_model(name) for name in names}
     steps: list[int] | None = asked["steps"]
-    if len(names) == 1 and steps is not None:
+    if steps is None and len({_short(name) for name in names}) < len(names):
+        raise SettingError(
+            "a model twice", seen=names, expected="models whose names differ", fix="Name each once."
+        )
+    if asked["name"] != "training":
+        return {_short(name): load_model(name) for name in names}
+    if steps is None:
+        return {_short(name): _loader(name, None) for name in names}
+    if len(names) == 1:
         return {step: _loader(names[0], step) for step in steps}
-    if steps is not None and len(steps) != len(names):
+    if len(steps) != len(names):
         raise SettingError(
             "steps that do not fit the models",
             seen=f"{len(steps)} steps, {len(names)} models",
             expected="a step for each model, or several of one hub name",
-            fix="Repeat --step, or leave it out: models are then numbered in order.",
+            fix="Repeat --step, or leave it out: checkpoints then go by the names of their folders.",
         )
-    numbers = range(len(names)) if steps is None else steps
-    return {step: _loader(name, None) for step, name in zip(numbers, names, strict=True)}
+    return {step: _loader(name, None) for step, name in zip(steps, names, strict=True)}
 
 
 def _loader(name: str, step: int | None) -> Callable[[], Any]:

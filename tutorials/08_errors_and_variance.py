@@ -113,7 +113,7 @@ correlations.loc[("prompts", "prompts"), columns].round(2)
 
 # %%
 for conclusion in full.conclusions:
-    print(f"{conclusion.verdict}: {conclusion.because}")
+    print(f"{conclusion.text()}: {conclusion.because}")
 
 # %% [markdown]
 # ## What is established, and what is not
@@ -124,6 +124,8 @@ for conclusion in full.conclusions:
 #   negative than positive. Over prompts no correlation is larger than 0.11 in size. The noise of the
 #   estimator lowers them: distances from the mean agree with themselves, measured with other noise, by 0.53
 #   to 0.63, from shot 3 on by 0.43 to 0.55, which leaves two thirds to three quarters of any correlation.
+# * At this N the prompts alone put the peak at shot 2, for any network; only where errors start to rise could
+#   have made the verdict another.
 # * Not established: that the spread says nothing about errors in larger models, or in lists whose next item
 #   can be known. Nine shots are nine points on two smooth curves; a correlation over them is no test of
 #   anything but the shape.

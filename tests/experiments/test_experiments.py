@@ -83,6 +83,7 @@ def test_an_experiment_is_measured_saved_read_again_and_drawn(
     assert found.findings and all(one.claim in CLAIMS for one in found.findings)
     assert all(one.verdict in VERDICTS for one in found.conclusions)
     assert all(one.low <= one.value <= one.high for one in found.findings if not np.isnan(one.low))
+    assert {one.estimator for one in (*found.findings, *found.conclusions)} == {"noise"}
     found.save(tmp_path / "out")
     again = experiments.load_experiment(tmp_path / "out")
     assert again.summary() == found.summary() and again.settings == json.loads(json.dumps(found.settings))
@@ -143,46 +144,17 @@ def test_the_knee_of_the_exact_curve_is_where_the_number_of_prompts_allows(check
     # 25 countries: 4.6, 9.2, 13.8 bits. 4 bits of 16 prompts are passed by one entity, 8 of 256 by two.
     assert knees.loc[16, "crossing"] == 1 and knees.loc[256, "crossing"] == 2
     assert knees.loc[256, "exact_knee"] == 2
-    steps = [one for one in found.findings if "at the separator" in one.what and "macro" in one.what]
-    assert steps and all("exact: +0.00" in one.what for one in steps)
+    steps = [one for one in found.findings if one.quantity == "macro_rise" and one.place == "separator"]
+    assert steps and all(one.exact == pytest.approx(0.0, abs=1e-9) for one in steps)
 
 
-def test_conclusions_follow_the_numbers() -> None:
-    from tl_emergence.experiments.result import with_error
-    from tl_emergence.experiments.shots import _conclusions
-
-    def said(
-        knee: int, entity: float, rising: int, late: float = 0.5, shots: int = 10, blocks: int = 4
-    ) -> dict[str, str]:
-        findings = [
-            with_error("positive", "m", "emergence at the last separator", entity, 0.01),
-            with_error("positive", "m", "change of emergence from the first", entity, 0.01),
-            with_error("positive", "m", "change of emergence past log2 N", late, 0.01),
-        ]
-        for of in ("emergence", "macro"):
-            for what, value in (("a new entity", entity), ("the separator after it", -0.1)):
-                findings.append(with_error("staircase", "m", f"mean rise of {of} at {what}", value, 0.01))
-        shared = {"model": "m", "list": "l", "space": "read", "exact_knee": 2, "bits_of_7": 31.0}
-        at = {"knee": knee, "emergence_knee": knee, "exact_emergence_knee": 2, "shots": shots}
-        rows = [{**shared, **at, "n": 64, "run": run} for run in ("model", "shuffled_weights")]
-        separators = [(rising, 0, 3, 3)]
-        return {
-            one.claim: one.verdict for one in _conclusions(findings, rows, [(blocks, 4)], separators, 0.05)
-        }
-
-    assert said(7, 1.0, 0) == {"positive": "holds", "staircase": "holds", "seventh shot": "holds"}
-    assert said(2, 1.0, 3)["staircase"] == "does not hold"  # it rises at all separators too
-    assert (
-        said(2, 1.0, 1)["staircase"] == "holds partly" and said(2, 1.0, 1)["seventh shot"] == "does not hold"
-    )
-    assert said(7, 1.0, 0, late=-0.5)["positive"] == "holds partly"
-    assert said(7, 1.0, 0, blocks=3)["positive"] == "holds partly"
-    # Never flat is no knee at the seventh shot; four shots cannot tell.
-    assert said(10, 1.0, 0)["seventh shot"] == "does not hold"
-    assert said(4, 1.0, 0, shots=4)["seventh shot"] == "cannot be tested here"
-    assert said(2, -1.0, 3) == {
-        "positive": "does not hold", "staircase": "does not hold", "seventh shot": "does not hold"
-    }  # fmt: skip
+def test_the_crossing_is_said_where_too_few_shots_are_left_to_look_beyond_it(checkpoint: Any) -> None:
+    found = shots(checkpoint, most=3, n=64)  # 9.2 bits of two countries pass the 6 bits of 64 prompts
+    knees = [one for one in found.findings if one.quantity == "macro_knee"]
+    assert {one.beside["crossing"] for one in knees} == {2}
+    assert not any(one.quantity == "emergence_change_past_cap" for one in found.findings)
+    assert "passes log2 N at shot 2" in found.conclusions[0].because
+    assert "at no shot" not in found.summary()
 
 
 @pytest.mark.parametrize(
@@ -254,17 +226,38 @@ def test_models_of_one_vocabulary_read_a_prompt_set_as_it_is(checkpoint: Any) ->
 
 def test_a_step_of_other_weights_does_not_go_on(checkpoint: Any, tmp_path: Path) -> None:
     training(checkpoint, n=16, workdir=tmp_path)
-    assert training(checkpoint, n=16, workdir=tmp_path).tables["steps"].shape[0] == 6
+    assert training(checkpoint, n=16, workdir=tmp_path).tables["checkpoints"].shape[0] == 6
     weight = next(iter(checkpoint.parameters()))
     before = weight.detach().clone()
     with torch.no_grad():
         weight[0, 0] += 1
     try:
-        with pytest.raises(SettingError, match="step 0 is not the model that was measured before"):
+        with pytest.raises(SettingError, match="step-000000 is not the model that was measured before"):
             training(checkpoint, n=16, workdir=tmp_path)
     finally:
         with torch.no_grad():
             weight.copy_(before)
+
+
+def test_a_checkpoint_whose_step_is_not_known_has_none(checkpoint: Any, as_shipped: None) -> None:
+    named = {"first": lambda: checkpoint, "last": lambda: checkpoint}
+    found = experiments.training(named, n=16)
+    assert list(found.parts) == ["first", "last"] and found.settings["steps"] is None
+    assert found.tables["checkpoints"]["step"].isna().all()
+    assert {one.checkpoint for one in found.findings} == {"first", "last"}
+    assert "step" not in found.summary().partition("\n")[2]
+    steps = training(checkpoint, n=16)
+    assert steps.settings["steps"] == [0, 10]
+    with pytest.raises(SettingError, match="checkpoints by step and by name"):
+        experiments.training({0: lambda: checkpoint, "last": lambda: checkpoint}, n=16)  # type: ignore[dict-item]
+
+
+def test_a_result_of_an_older_format_is_refused(checkpoint: Any, tmp_path: Path) -> None:
+    training(checkpoint, n=16).save(tmp_path)
+    path = tmp_path / "experiment.json"
+    path.write_text(path.read_text().replace('"version": 3', '"version": 2', 1))
+    with pytest.raises(ResultFileError, match=r"not an? experiment of this version.*version 2.*version 3"):
+        experiments.load_experiment(tmp_path)
 
 
 def test_no_model_and_no_checkpoint_are_refused(as_shipped: None) -> None:
@@ -331,17 +324,21 @@ def test_an_error_starts_where_it_rises_above_an_earlier_shot() -> None:
 
 
 def test_the_verdict_on_variance_can_come_out_either_way() -> None:
-    from tl_emergence.experiments.variance import _conclusions, _places
+    from tl_emergence.experiments.curves import frame
+    from tl_emergence.experiments.judging import judged
 
     def said(starts: float, low: float, last: float = 0.2, exact: int = 2) -> str:
         row = {"spearman": low + 0.1, "low": low, "high": low + 0.2, "over": "shots", "error": "repetition"}
-        row["spread"] = "prompts"
-        cell = {"model": "m", "space": "read", "seed": 0, "error": "repetition", "peak of spread": 4}
-        at = {"exact peak": exact, "sd at peak": 0.5, "sd at last": last}
-        onsets = [{**cell, **at, "starts": starts, "largest": 9}]
-        assert any("largest spread" in one.what for one in _places(onsets))
-        noise = [{"model": "m", "space": "read", "agreement": 0.25}]
-        (one,) = _conclusions([row], onsets, noise, 2, 10)
+        of = {"model": "m", "space": "read"}
+        row |= {**of, "spread": "prompts", "lowest seed": low, "highest seed": low}
+        at = {"exact peak": exact, "sd at peak": 0.5, "sd at last": last, "starts": starts, "largest": 9}
+        onset = {**of, **at, "seed": 0, "error": "repetition", "peak of spread": 4, "crossing": 2}
+        noise = {**of, "agreement": 0.25, "shot": 2, "noise sd": 0.1, "sd over prompts": 0.5}
+        tables = {"correlations": frame([row]), "onsets": frame([onset]), "noise": frame([noise])}
+        settings = {"n": 64, "sigma": 0.5, "estimator": "noise", "prompts": "country"}
+        found = judged("variance", tables, settings)
+        assert any(one.quantity == "largest_spread_shot" and one.value == 4 for one in found["findings"])
+        (one,) = found["conclusions"]
         assert "about 0.50 to 0.50 of their size" in one.because
         assert ("cannot be tested" in one.because) == np.isnan(starts)
         return one.verdict

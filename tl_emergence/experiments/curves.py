@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUANTITIES = ("emergence", "macro")
+EXACT = "exact"
+"""The name under which exact curves stand among the runs: those of a network read without noise."""
+ROUNDING = 1e-9
+"""Bits: exact values that lie nearer to each other are the same number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,25 @@ class Curve:
         """Return value(t) - value(t - 1) and its standard error, the two errors taken for independent."""
         change = float(self.values[t] - self.values[t - 1])
         return change, float(np.hypot(self.stderr[t], self.stderr[t - 1]))
+
+    def change(self, first: int, last: int) -> tuple[float, float]:
+        """Return value(last) - value(first) and its standard error, the two errors taken for independent."""
+        change = float(self.values[last] - self.values[first])
+        return change, float(np.hypot(self.stderr[last], self.stderr[first]))
+
+    def surely_rises(self, t: int) -> bool:
+        """Return whether the rise at t exceeds 1.96 of its standard errors (and rounding)."""
+        change, error = self.rise(t)
+        return change - 1.96 * error > ROUNDING
+
+    def surely_falls(self, t: int) -> bool:
+        """Return whether the fall at t exceeds 1.96 of its standard errors (and rounding)."""
+        change, error = self.rise(t)
+        return change + 1.96 * error < -ROUNDING
+
+    def as_exact(self) -> Curve:
+        """Return the exact curve as if it had been measured, without error."""
+        return replace(self, values=self.exact, stderr=np.zeros_like(self.exact))
 
 
 def curve(result: EmergenceResult, quantity: str = "emergence") -> Curve:
@@ -67,6 +90,25 @@ def curve_rows(result: AnyResult, about: Mapping[str, Any]) -> list[dict[str, An
                 place = {"space": space, "run": run, "pos": pos, "label": label, "quantity": quantity}
                 rows.append({**about, **place, **numbers})
     return rows
+
+
+def curves_by(
+    table: pd.DataFrame, names: Sequence[str]
+) -> dict[tuple[Any, ...], dict[str, dict[str, Curve]]]:
+    """Return the curves of a table of `curve_rows`: by the values of some columns, by run, by quantity.
+
+    Beside "model" and the controls stands the run "exact": the exact curve as if it had been measured.
+    """
+    found: dict[tuple[Any, ...], dict[str, dict[str, Curve]]] = {}
+    columns = [*names, "run", "quantity"]
+    for key, rows in table.groupby(columns, sort=False):
+        *cell, run, quantity = cast("tuple[Any, ...]", key)
+        values = Curve(*(rows[name].to_numpy(dtype=float) for name in ("value", "stderr", "exact")))
+        runs = found.setdefault(tuple(cell), {})
+        runs.setdefault(run, {})[quantity] = values
+        if run == "model":
+            runs.setdefault(EXACT, {})[quantity] = values.as_exact()
+    return found
 
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

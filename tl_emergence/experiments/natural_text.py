@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
-from tl_emergence.experiments.claims import Verdict
-from tl_emergence.experiments.curves import Curve, curve, curve_rows, frame, runs
+from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
+from tl_emergence.experiments.judged_text import counts
+from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
-from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.prompts import demonstrations, sentences
 from tl_emergence.prompts.sources import DATASETS
 
@@ -91,7 +91,7 @@ def natural_text(
         "texts": str(source) if isinstance(source, str | PathLike) else f"{len(source)} strings",
         "n": n, "n_tokens": list(lengths), "anchors": list(anchors),
         "beside": beside if isinstance(beside, str) else list(beside),
-        "spaces": list(spaces), "sigma": sigma, "seed": seed,
+        "spaces": list(spaces), "estimator": "noise", "sigma": sigma, "seed": seed,
     }  # fmt: skip
     # Everything that can be refused is refused before a model runs.
     sets: dict[str, PromptSet] = {}
@@ -104,7 +104,7 @@ def natural_text(
         sets[f"{model_name}/list"] = demonstrations(beside, model, n=n, seed=seed)
     settings["prompts"] = {key: prompts.content_hash for key, prompts in sets.items()}
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    curves, findings, tokens = [], [], []
+    curves, tokens = [], []
     for key, prompts in sets.items():
         model_name, kind = key.rsplit("/", 1)
 
@@ -119,16 +119,15 @@ def natural_text(
         for space, of_run, one in runs(parts.results[key]):
             if of_run == "model":
                 about = {"model": model_name, "kind": kind, "space": space}
-                tokens.append({**about, **_counts(curve(one))})
-                findings += _findings(f"{model_name}, {kind}, {space}", kind, curve(one), tokens[-1])
+                tokens.append({**about, **counts(curve(one))})
+    tables = {"curves": frame(curves), "tokens": frame(tokens)}
     return ExperimentResult(
         name="natural text",
         question=QUESTION,
         parts=parts.results,
-        tables={"curves": frame(curves), "tokens": frame(tokens)},
-        findings=tuple(findings),
-        conclusions=tuple(_conclusions(findings, tokens)),
+        tables=tables,
         settings=settings,
+        **judged("natural text", tables, settings),
     )
 
 
@@ -152,66 +151,3 @@ def drawn(prompts: PromptSet, n: int, seed: int) -> PromptSet:
         )
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
     return prompts.take(order[:n].tolist())
-
-
-def _counts(found: Curve) -> dict[str, int]:
-    """Return at how many tokens emergence rises, falls, or neither for sure; and exact emergence."""
-    rises = [found.rise(t) for t in range(1, len(found.values))]
-    up = sum(change - 1.96 * error > 0 for change, error in rises)
-    down = sum(change + 1.96 * error < 0 for change, error in rises)
-    exact = np.diff(found.exact)
-    return {
-        "tokens": len(rises), "rises": up, "falls": down, "undecided": len(rises) - up - down,
-        "exact rises": int((exact > 1e-9).sum()), "exact falls": int((exact < -1e-9).sum()),
-    }  # fmt: skip
-
-
-def _findings(where: str, kind: str, found: Curve, counts: dict[str, Any]) -> Iterator[Finding]:
-    claim = "staircase" if kind == "list" else "every token"
-    said = (
-        f"tokens at which emergence rises, of {counts['tokens']} (falls: {counts['falls']}; exact rises: "
-        f"{counts['exact rises']})"
-    )
-    yield Finding(claim, where, said, counts["rises"], unit="tokens")
-    yield with_error(
-        "positive", where, f"emergence at the last token (exact: {found.exact[-1]:.2f})",
-        float(found.values[-1]), float(found.stderr[-1]),
-    )  # fmt: skip
-    last = len(found.values) // 2
-    yield with_error(
-        claim, where, f"rise of emergence over the last {len(found.values) - last} tokens "
-        f"(exact: {found.exact[-1] - found.exact[last - 1]:+.2f})",
-        float(found.values[-1] - found.values[last - 1]),
-        float((found.stderr[-1] ** 2 + found.stderr[last - 1] ** 2) ** 0.5),
-    )  # fmt: skip
-
-
-def _of_tokens(rises: int, tokens: int) -> Verdict:
-    return "holds" if rises == tokens else "holds partly" if 2 * rises > tokens else "does not hold"
-
-
-def _conclusions(findings: Sequence[Finding], tokens: Sequence[dict[str, Any]]) -> Iterator[Conclusion]:
-    texts = [row for row in tokens if row["kind"] != "list"]
-    late = [one for one in findings if one.claim == "every token" and one.unit == "bits"]
-    names = ("tokens", "rises", "falls", "undecided", "exact rises")
-    total = {name: sum(row[name] for row in texts) for name in names}
-    rising, falling = sum(one.low > 0 for one in late), sum(one.high < 0 for one in late)
-    verdict, of_exact = (_of_tokens(total[name], total["tokens"]) for name in ("rises", "exact rises"))
-    yield Conclusion(
-        "every token",
-        verdict,
-        f"emergence surely rises (1.96 standard errors) at {total['rises']} of {total['tokens']} tokens of "
-        f"text, at {total['falls']} it falls, at {total['undecided']} neither is sure; exact emergence rises "
-        f"at {total['exact rises']}. Over the second half of the windows what is measured rises in {rising} "
-        f"of {len(late)} cells and falls in {falling}; the exact curve is the entropy of the prefix less the "
-        f"mean entropy of its tokens; the first stops at log2 N. It alone gives the verdict {of_exact!r}.",
-    )
-    last = [one for one in findings if one.claim == "positive"]
-    above = sum(one.low > 0 for one in last)
-    grows = above == len(last) and rising == len(late)
-    yield Conclusion(
-        "positive",
-        "holds" if grows else "holds partly" if above else "does not hold",
-        f"emergence at the last token is above 0 in {above} of {len(last)} cells, lists among them; over the "
-        f"second half of the windows of text it rises in {rising} of {len(late)}.",
-    )

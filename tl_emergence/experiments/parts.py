@@ -35,7 +35,7 @@ def named_models(models: Any | Models) -> dict[str, Any]:
             "models without names", seen=type(models).__name__, expected="a model, or {name: model}",
             fix="Pass {'gpt2': model}.",
         )  # fmt: skip
-    found = dict(models) if isinstance(models, Mapping) else {_own_name(models): models}
+    found = dict(models) if isinstance(models, Mapping) else {own_name(models): models}
     if not found:
         raise SettingError("no model", seen="none", expected="one or several", fix="Pass a model.")
     for name, model in found.items():
@@ -62,6 +62,11 @@ def space_names(spaces: Any) -> tuple[Any, ...]:
     return tuple(spaces)
 
 
+def number_of_parameters(model: Any) -> int:
+    """Return how many parameters a model has; one that is used twice counts once."""
+    return sum({id(p): p.numel() for p in model.parameters()}.values())
+
+
 def check_name(name: Any) -> str:
     """Return a name that can be a folder's.
 
@@ -78,7 +83,8 @@ def check_name(name: Any) -> str:
     )
 
 
-def _own_name(model: Any) -> str:
+def own_name(model: Any) -> str:
+    """Return the last part of a model's own name."""
     compat.check_model(model)
     return str(compat.describe(model)["model"]).rsplit("/", 1)[-1]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_emergence.errors import ResultFileError, SettingError, unknown_name
 from tl_emergence.experiments.claims import CLAIMS, VERDICTS
+from tl_emergence.experiments.findings import Finding, from_plain, table, to_plain
 from tl_emergence.files import exists, to_json, write_atomically
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.results import AnyResult
@@ -22,64 +23,45 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_HEAD = {"format": "tl_emergence experiment", "version": 2}
-_NORMAL_95 = 1.959964
-_COUNTED = ("shots", "tokens")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One number that bears on a claim, with its interval of 95 %.
-
-    Attributes:
-        claim: Short name of the claim (a key of `CLAIMS`).
-        where: Model, prompts, space, whatever tells it from its neighbours.
-        what: What was measured, in words.
-        value: The number.
-        low: Lower end of its interval; NaN where there is none.
-        high: Upper end.
-        unit: What it is measured in.
-    """
-
-    claim: str
-    where: str
-    what: str
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    unit: str = "bits"
-
-    def text(self) -> str:
-        """Return the number with its interval and unit.
-
-        Example:
-            >>> Finding("positive", "toy", "emergence", 1.25, 1.0, 1.5).text()
-            '1.25 [1.00, 1.50] bits'
-        """
-        if math.isnan(self.value):
-            return "not defined"
-        interval = "" if math.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
-        value = f"{self.value:g}" if self.unit in _COUNTED else f"{self.value:.2f}"
-        return f"{value}{interval} {self.unit}".rstrip()
-
-
-def with_error(claim: str, where: str, what: str, value: float, stderr: float, unit: str = "bits") -> Finding:
-    """Return a finding whose interval is normal, of 95 %."""
-    return Finding(claim, where, what, value, value - _NORMAL_95 * stderr, value + _NORMAL_95 * stderr, unit)
+_HEAD = {"format": "tl_emergence experiment", "version": 3}
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What an experiment says of a claim: one of `VERDICTS`, and why, in a sentence or two."""
+    """What an experiment says of a claim, and why.
+
+    Attributes:
+        claim: Short name of the claim (a key of `CLAIMS`).
+        verdict: One of `VERDICTS`.
+        because: Why, in a few sentences.
+        estimator: Estimator that the numbers come from.
+        sigma: Its noise level.
+        by_rule: What the same rule says of each curve: "model", "exact", controls by name. Empty where the
+            claim is not one about curves, or could not be tested for another reason than N.
+    """
 
     claim: str
     verdict: str
     because: str
+    estimator: str
+    sigma: float
+    by_rule: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, given, known in (("claim", self.claim, CLAIMS), ("verdict", self.verdict, VERDICTS)):
-            if given not in known:
-                raise unknown_name(what, given, list(known))
+        given = [("claim", self.claim, CLAIMS)]
+        given += [("verdict", one, VERDICTS) for one in (self.verdict, *self.by_rule.values())]
+        for what, one, known in given:
+            if one not in known:
+                raise unknown_name(what, one, list(known))
+
+    def text(self) -> str:
+        """Return the verdict with the estimator that it is by.
+
+        Example:
+            >>> Conclusion("every token", "does not hold", "it falls.", "noise", 0.5).text()
+            'does not hold (estimator noise, sigma 0.5)'
+        """
+        return f"{self.verdict} (estimator {self.estimator}, sigma {self.sigma:g})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +72,7 @@ class ExperimentResult:
         name: The experiment's name, as on the command line.
         question: What it asks, in a sentence.
         parts: Emergence by what it was measured on; prompt-by-prompt values are left out.
-        tables: Tidy data frames by name.
+        tables: Tidy data frames by name; findings and conclusions follow from these and the settings.
         findings: Numbers with intervals.
         conclusions: Verdicts on claims of the paper.
         settings: Everything else needed to repeat it: JSON values only.
@@ -120,16 +102,14 @@ class ExperimentResult:
         return joined_rows([found.to_dataframe().assign(part=key) for key, found in self.parts.items()])
 
     def findings_table(self) -> pd.DataFrame:
-        """Return one row a finding: claim, where, what, value, low, high, unit."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(finding) for finding in self.findings])
+        """Return one row per finding: the fields of `Finding`, its unit, and `where` and `what` in words."""
+        return table(self.findings)
 
     def summary(self) -> str:
         """Return the question, the verdicts and the findings, in words."""
         lines = [f"{self.name}: {self.question}", ""]
         for one in self.conclusions:
-            lines += [f"Claim: {CLAIMS[one.claim]}", f"  {one.verdict}: {one.because}", ""]
+            lines += [f"Claim: {CLAIMS[one.claim]}", f"  {one.text()}: {one.because}", ""]
         lines += [f"{one.where}: {one.what}: {one.text()}" for one in self.findings]
         return "\n".join(lines)
 
@@ -153,8 +133,8 @@ class ExperimentResult:
             "name": self.name,
             "question": self.question,
             "parts": list(self.parts),
-            "tables": {name: _plain(table) for name, table in self.tables.items()},
-            "findings": _plain(self.findings_table()),
+            "tables": {name: _plain(rows) for name, rows in self.tables.items()},
+            "findings": [to_plain(one) for one in self.findings],
             "conclusions": [asdict(one) for one in self.conclusions],
             "settings": dict(self.settings),
         }
@@ -162,8 +142,8 @@ class ExperimentResult:
         for key, found in self.parts.items():
             found.save(folder / plain["parts in"] / key)
         write_folder(folder, "experiment", _HEAD, plain, {})
-        for name, table in {**self.tables, "findings": self.findings_table()}.items():
-            write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        for name, rows in {**self.tables, "findings": self.findings_table()}.items():
+            write_atomically(folder / f"{name}.csv", rows.to_csv(index=False).encode())
         for stale in folder.glob("parts-*"):
             if stale.name != plain["parts in"]:
                 shutil.rmtree(stale, ignore_errors=True)
@@ -194,7 +174,7 @@ def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
             question=plain["question"],
             parts={key: load_result(where / key) for key in plain["parts"]},
             tables={name: _frame(columns) for name, columns in plain["tables"].items()},
-            findings=tuple(Finding(**row) for row in _frame(plain["findings"]).to_dict("records")),
+            findings=tuple(from_plain(row) for row in plain["findings"]),
             conclusions=tuple(Conclusion(**one) for one in plain["conclusions"]),
             settings=plain["settings"],
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,19 @@ from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
 from tl_emergence.experiments.generation import continuations, up_to_full_stops
+from tl_emergence.experiments.judged_sources import HUMAN
+from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.matching import alike, token_entropy
 from tl_emergence.experiments.natural_text import drawn
-from tl_emergence.experiments.parts import Models, Parts, check_name, named_models, space_names
-from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding, with_error
+from tl_emergence.experiments.parts import (
+    Models,
+    Parts,
+    check_name,
+    named_models,
+    number_of_parameters,
+    space_names,
+)
+from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.experiments.spread import exact_pointwise
 from tl_emergence.prompts import sentences
 from tl_emergence.prompts.sources import DATASETS, read_texts
@@ -30,7 +40,6 @@ if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
 
 QUESTION = "Has text by models more emergence than text by humans, once their tokens are equally varied?"
-HUMAN = "human"
 _OPENING_TOKENS = 16
 _CONTEXT_WORDS = 40
 _MORE_TOKENS = 4  # what a writer writes in n + 4 tokens has n of the reader's, nearly always
@@ -83,7 +92,8 @@ def text_sources(
 
     Returns:
         Parts `source/unmatched` and `source/matched`; tables `curves` and `sources`; a conclusion on the
-        claim "text sources".
+        claim "text sources", which is about large writers: models of at least 7 billion parameters and
+        whatever was given as `written` count for it, smaller models do not.
 
     Raises:
         SettingError: A reader that is not among the models, two sources of one name, a number out of range,
@@ -126,7 +136,7 @@ def text_sources(
         "prompts": human.content_hash, "openings": _digest(openings), "sampled": sampled,
         "written": {name: _digest(texts) for name, texts in others.items()},
         "n_texts": len(openings), "n_tokens": n_tokens, "n": n,
-        "spaces": list(spaces), "sigma": sigma, "seed": seed,
+        "spaces": list(spaces), "estimator": "noise", "sigma": sigma, "seed": seed,
     }  # fmt: skip
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
     pools = {HUMAN: human}
@@ -147,6 +157,7 @@ def text_sources(
         pools[name] = sentences(rows, of[who], n_tokens=n_tokens, min_tokens=n_tokens, min_stops=1)
     plain = {name: drawn(pool, n, seed) for name, pool in pools.items()}
     sets = {"unmatched": plain, "matched": alike(pools, n, seed)}
+    sizes = {name: float(number_of_parameters(model)) for name, model in of.items()}
     curves, rows = [], []
     for name in pools:
         for how in sets:
@@ -174,18 +185,17 @@ def text_sources(
                         "sampling error": sd[f"{space}/{of_run}"][0] / n**0.5,
                         "sampling error beyond exact": sd[f"{space}/{of_run}"][1] / n**0.5,
                         "token entropy": token_entropy(prompts),
-                        "windows": len(pools[name]), "n": n,
+                        "windows": len(pools[name]), "n": n, "parameters": sizes.get(name, math.nan),
                     }
                 )  # fmt: skip
-    findings = tuple(_findings(rows))
+    tables = {"curves": frame(curves), "sources": frame(rows)}
     return ExperimentResult(
         name="text sources",
         question=QUESTION,
         parts=parts.results,
-        tables={"curves": frame(curves), "sources": frame(rows)},
-        findings=findings,
-        conclusions=tuple(_conclusions(rows, list(of))),
+        tables=tables,
         settings=settings | {"texts by models": {name: _digest(found) for name, found in by_models.items()}},
+        **judged("text sources", tables, settings),
     )
 
 
@@ -206,81 +216,3 @@ def _openings(source: Any, n: int, seed: int) -> list[str]:
     long = [text for text in found if len(text.split()) >= _OPENING_TOKENS]
     order = np.random.default_rng(seed).permutation(len(long))
     return [long[i] for i in order[:n]]
-
-
-def _differences(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield source - human, for each source, matching, space and run."""
-    human = {(row["how"], row["space"], row["run"]): row for row in rows if row["source"] == HUMAN}
-    for row in rows:
-        if row["source"] != HUMAN:
-            base = human[row["how"], row["space"], row["run"]]
-            whole, beyond = (
-                float(np.linalg.norm([one[name] for one in (row, base) for name in ("stderr", sampling)]))
-                for sampling in ("sampling error", "sampling error beyond exact")
-            )
-            exact = row["exact"] - base["exact"]
-            difference = row["value"] - base["value"]
-            yield {
-                **row, "difference": difference, "error": whole, "exact difference": exact,
-                "beyond exact": difference - exact, "error beyond exact": beyond,
-            }  # fmt: skip
-
-
-def _findings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    for row in rows:
-        if row["run"] == "model":
-            yield with_error(
-                "text sources", f"{row['source']}, {row['how']}, {row['space']}",
-                f"emergence (exact {row['exact']:.2f}; token entropy {row['token entropy']:.2f} bits)",
-                row["value"], float(np.hypot(row["stderr"], row["sampling error"])),
-            )  # fmt: skip
-    for row in _differences(rows):
-        run = "" if row["run"] == "model" else ", weights shuffled"
-        yield with_error(
-            "text sources", f"{row['source']} - {HUMAN}, {row['how']}, {row['space']}{run}",
-            f"difference of emergence (exact: {row['exact difference']:+.2f})", row["difference"],
-            row["error"],
-        )  # fmt: skip
-        yield with_error(
-            "text sources", f"{row['source']} - {HUMAN}, {row['how']}, {row['space']}{run}",
-            "beyond exact, that difference", row["beyond exact"], row["error beyond exact"],
-        )  # fmt: skip
-
-
-def _sign(value: float, error: float) -> int:
-    """Return 1 or -1 for a difference whose interval excludes 0, else 0."""
-    return int(np.sign(value)) if abs(value) > 1.96 * error else 0
-
-
-def _conclusions(rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> Iterator[Conclusion]:
-    cells: dict[tuple[str, str], dict[str, int]] = {}
-    sizes: list[float] = []
-    for row in _differences(rows):
-        if row["run"] == "model":
-            matched = row["how"] == "matched"  # there the exact values agree, but for what is left of them
-            of_row = (row["beyond exact"], row["error beyond exact"]) if matched else (
-                row["difference"], row["error"]
-            )  # fmt: skip
-            cells.setdefault((row["source"], row["space"]), {})[row["how"]] = _sign(*of_row)
-            if matched:
-                sizes.append(row["beyond exact"])
-    names = {1: "higher", -1: "lower", 0: "no different"}
-    told = "; ".join(
-        f"{source} in {space}: {names[of['unmatched']]} unmatched, {names[of['matched']]} matched"
-        for (source, space), of in cells.items()
-    )
-    kept = sum(of["unmatched"] == of["matched"] != 0 for of in cells.values())
-    there = sum(of["unmatched"] != 0 for of in cells.values())
-    up = sum(of["matched"] > 0 for of in cells.values())
-    others = len({source for source, _ in cells} - set(models))
-    verdict = "holds" if up == len(cells) else "holds partly" if up else "does not hold"
-    if not there and not up:
-        verdict = "cannot be tested here"  # nothing resolved, before or after
-    yield Conclusion(
-        "text sources",
-        "holds partly" if verdict == "holds" and not others else verdict,
-        f"emergence of a source beside that of the human text: {told}. Of {there} differences {kept} survive "
-        f"the matching with their sign; matched, they are {min(sizes):+.2f} to {max(sizes):+.2f} bits beyond "
-        f"exact. Writers: {len(models)} of the models here, {others} other source(s); "
-        + ("what large models write was not read." if not others else "the others were given as texts."),
-    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tl_emergence.capture.spaces import Space
 from tl_emergence.checks import integer, integers
@@ -15,9 +14,10 @@ from tl_emergence.circuits.units import block_values
 from tl_emergence.emergence import information_emergence
 from tl_emergence.errors import SettingError
 from tl_emergence.experiments.curves import frame, runs
-from tl_emergence.experiments.errors_of_lists import ERRORS, entity_tokens, list_errors
+from tl_emergence.experiments.errors_of_lists import entity_tokens, list_errors
+from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
-from tl_emergence.experiments.result import Conclusion, ExperimentResult, Finding
+from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.experiments.shots import crossing
 from tl_emergence.experiments.spread import (
     correlation_rows,
@@ -113,7 +113,8 @@ def variance(
     settings = {
         "experiment": "variance", "models": list(of),
         "prompts": prompts if isinstance(prompts, str) else list(prompts),
-        "most": most, "n": n, "seeds": list(chosen), "spaces": list(spaces), "sigma": sigma,
+        "most": most, "n": n, "seeds": list(chosen), "spaces": list(spaces), "estimator": "noise",
+        "sigma": sigma,
         "resamples": integer("resamples", resamples, least=20),
     }  # fmt: skip
     sets = {  # lists that cannot be drawn are refused before a model runs
@@ -122,7 +123,7 @@ def variance(
         for seed in chosen
     }
     parts = Parts(None if workdir is None else Path(workdir), settings, of)
-    spread, onsets, correlations, noise, passed = [], [], [], [], 0
+    spread, onsets, correlations, noise = [], [], [], []
     for model_name, model in of.items():
         kept, exact = {}, {}
         for seed in chosen:
@@ -149,7 +150,6 @@ def variance(
                     "errors": {name: values.tolist() for name, values in errors.items()},
                 }
 
-            passed = crossing(drawn, n)
             exact[seed] = exact_spread(drawn)
             kept[seed] = parts.measure(f"{model_name}/seed-{seed}", run, also)
 
@@ -164,24 +164,25 @@ def variance(
 
         other = parts.keep(f"other-noise-{model_name}", again)
         noise += noise_rows(model_name, kept[chosen[0]]["emergence"], other)
+        passed = crossing(first, n)
+        at = {"crossing": math.nan if passed is None else passed}
         for space in spaces:
             spread += spread_rows(model_name, space, kept, exact)
-            onsets += onset_rows(model_name, space, kept, exact)
+            onsets += [{**row, **at} for row in onset_rows(model_name, space, kept, exact)]
             correlations += correlation_rows(model_name, space, kept, resamples)
-    findings = (*_places(onsets), *_left_by_noise(noise), *_findings(correlations))
+    tables = {
+        "spread": frame(spread),
+        "onsets": frame(onsets),
+        "correlations": frame(correlations),
+        "noise": frame(noise),
+    }
     return ExperimentResult(
         name="variance",
         question=QUESTION,
         parts=parts.results,
-        tables={
-            "spread": frame(spread),
-            "onsets": frame(onsets),
-            "correlations": frame(correlations),
-            "noise": frame(noise),
-        },
-        findings=findings,
-        conclusions=tuple(_conclusions(correlations, onsets, noise, passed, most)),
+        tables=tables,
         settings=settings,
+        **judged("variance", tables, settings),
     )
 
 
@@ -213,132 +214,3 @@ def _by_block(result: Any) -> list[list[list[float]]]:
     separators = result.positions[1:-1:2]
     values = [block_values(result, positions=[t]).values[inner] for t in separators]
     return [[[round(bits, 4) for bits in block] for block in of.tolist()] for of in values]
-
-
-def _findings(correlations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    for row in correlations:
-        spread = "spread" if row["spread"] == "prompts" else f"spread over {row['spread']}"
-        sides = f"{spread} with mean" if row["over"] == "shots" else "distance from the mean with"
-        varies = not np.isnan(row["spearman"])
-        seeds = f"seeds {row['lowest seed']:+.2f} to {row['highest seed']:+.2f}"
-        yield Finding(
-            "variance",
-            f"{row['model']}, {row['space']}, over {row['over']}",
-            f"Spearman, {sides} {row['error']} ({seeds if varies else 'which does not vary'})",
-            row["spearman"], row["low"], row["high"], unit="",
-        )  # fmt: skip
-
-
-def _by_cell(noise: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    cells: dict[str, list[Mapping[str, Any]]] = {}
-    for row in noise:
-        if not np.isnan(row["agreement"]):
-            cells.setdefault(f"{row['model']}, {row['space']}", []).append(row)
-    return cells
-
-
-def _left_by_noise(noise: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    for cell, rows in _by_cell(noise).items():
-        largest = max(rows, key=lambda row: row["sd over prompts"])
-        sd = f"{largest['noise sd']:.2f} of {largest['sd over prompts']:.2f} bits at shot {largest['shot']}"
-        yield Finding(
-            "variance", cell,
-            f"Spearman, distance from the mean with itself, measured with other noise (noise sd: {sd})",
-            float(np.mean([row["agreement"] for row in rows])), unit="",
-        )  # fmt: skip
-
-
-def _places(onsets: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield where the spread peaks, and where each error starts, over the seeds."""
-    for model, space in dict.fromkeys((row["model"], row["space"]) for row in onsets):
-        of = [row for row in onsets if (row["model"], row["space"]) == (model, space)]
-        named = {"largest spread": [row["peak of spread"] for row in of]}
-        named |= {f"{name} starts": [r["starts"] for r in of if r["error"] == name] for name in ERRORS}
-        for what, shots in named.items():
-            known = [int(shot) for shot in shots if not np.isnan(shot)]
-            if known:
-                some = "" if len(known) == len(shots) else f", in {len(known)} of {len(shots)}"
-                whole = f"shot of the {what}" if "spread" in what else f"shot at which the {what}"
-                whole += f" (over seeds: {_range(known)}{some})"
-                yield Finding("variance", f"{model}, {space}", whole, float(np.median(known)), unit="shots")
-
-
-def _conclusions(
-    correlations: Sequence[Mapping[str, Any]],
-    onsets: Sequence[Mapping[str, Any]],
-    noise: Sequence[Mapping[str, Any]],
-    passed: int,
-    most: int,
-) -> Iterator[Conclusion]:
-    known = [row for row in correlations if not np.isnan(row["spearman"])]
-    over_prompts = [row for row in known if row["over"] == "prompts"]
-    over_shots = {
-        spread: [row for row in known if row["over"] == "shots" and row["spread"] == spread]
-        for spread in ("prompts", "blocks", "seeds")
-    }
-    up, down = _counts(over_shots["prompts"])
-    cells = {(row["model"], row["space"], row["seed"]): row for row in onsets}
-    peaks = sorted({row["peak of spread"] for row in cells.values()})
-    ratios = [row["sd at peak"] / row["sd at last"] for row in cells.values()]
-    changes = all(
-        min(r["sd at peak"] for r in of) > max(r["sd at last"] for r in of)
-        for of in ([r for r in cells.values() if (r["model"], r["space"]) == one[:2]] for one in cells)
-    )
-    exact = sum(row["peak of spread"] == row["exact peak"] for row in cells.values())
-    # Errors do not depend on the space; a peak does.
-    errors = {(row["model"], row["seed"], row["error"]) for row in onsets}
-    started = [row for row in onsets if not np.isnan(row["starts"])]
-    starting = {(row["model"], row["seed"], row["error"]) for row in started}
-    same = sum(row["peak of spread"] == row["starts"] for row in started)
-    together = bool(started) and 2 * same >= len(started)
-    own = changes and 2 * exact < len(cells)  # in most runs not the prompts' alone
-    whole = own and together and up > 0 and down == 0
-    verdict = "holds" if whole else "holds partly" if own or together else "does not hold"
-    starts = (
-        f"{len(starting)} of {len(errors)} (model, seed, error) start to rise, at "
-        f"{_shots([int(row['starts']) for row in started])}, and the peak is there in {same} of "
-        f"{len(started)} pairs with a space"
-        if started
-        else "no error starts to rise anywhere, so that this part cannot be tested"
-    )
-    there = f"at shot {passed}" if passed <= most else "nowhere"
-    alone = "" if own else ": no change that a model must have made"
-    agree = [float(np.mean([row["agreement"] for row in rows])) for rows in _by_cell(noise).values()]
-    left = (
-        f" Measured again with other noise, distances agree with themselves by {min(agree):.2f} to "
-        f"{max(agree):.2f}: noise leaves correlations over prompts about "
-        f"{max(min(agree), 0.0) ** 0.5:.2f} to {max(max(agree), 0.0) ** 0.5:.2f} of their size."
-        if agree
-        else ""
-    )
-    yield Conclusion(
-        "variance",
-        verdict,
-        f"the spread over prompts {'changes' if changes else 'does not surely change'} with the number of "
-        f"shots: it peaks at {_shots(peaks)}, {min(ratios):.1f} to {max(ratios):.1f} times that at the "
-        f"last. The exact spread, that of the prompts without a model, peaks at the same shot in {exact} of "
-        f"{len(cells)} runs (the entropy of a list passes log2 N {there}){alone}. Errors: {starts}. "
-        "Correlations whose interval excludes 0: over shots, of the spread over prompts "
-        f"{_signs(over_shots['prompts'])}, over blocks "
-        f"{_signs(over_shots['blocks'])}, over seeds {_signs(over_shots['seeds'])}; over prompts "
-        f"{_signs(over_prompts)}.{left}",
-    )
-
-
-def _counts(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Return how many intervals lie above 0, and how many below."""
-    return sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
-
-
-def _signs(rows: Sequence[Mapping[str, Any]]) -> str:
-    up, down = _counts(rows)
-    return f"{up} positive and {down} negative of {len(rows)}"
-
-
-def _shots(numbers: Sequence[int]) -> str:
-    return f"shot{'s' if min(numbers) < max(numbers) else ''} {_range(numbers)}"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"

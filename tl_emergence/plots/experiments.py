@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tl_emergence.errors import unknown_name
-from tl_emergence.experiments.model_size import counted
+from tl_emergence.experiments.words import counted
 from tl_emergence.plots.drawing import NotebookFigure
 
 if TYPE_CHECKING:
@@ -182,20 +182,23 @@ def _model_size(result: ExperimentResult) -> Figure:
 
 
 def _training(result: ExperimentResult) -> Figure:
-    steps = result.tables["steps"]
-    spaces, places = _unique(steps, "space"), {s: k for k, s in enumerate(_unique(steps, "step"))}
+    steps = result.tables["checkpoints"]
+    spaces, places = _unique(steps, "space"), {s: k for k, s in enumerate(_unique(steps, "checkpoint"))}
+    by_step = not steps["step"].isna().any()
+    named = [f"{int(_where(steps, checkpoint=one).iloc[0]['step']):,}" if by_step else one for one in places]
     figure, grid = _panels([0], spaces, height=3.4)
     for space, axes in zip(spaces, grid[0], strict=True):
         of = _where(steps, space=space)
-        of = of.assign(place=[places[step] for step in of["step"]])
+        of = of.assign(place=[places[one] for one in of["checkpoint"]])
         measured, control = _where(of, run="model"), _where(of, run=_CONTROL)
         axes.errorbar(
             measured["place"], measured["value"], yerr=1.96 * measured["stderr"], marker="o", markersize=4
         )
         axes.plot(measured["place"], measured["exact"], "--", color="tab:blue", linewidth=1)
         axes.plot(control["place"], control["value"], "*", color="0.5", markersize=10)
-        axes.set_xticks(list(places.values()), [f"{step:,}" for step in places])
-        axes.set(title=f"{space!r}", xlabel="training step (not to scale)", ylabel="emergence (bits)")
+        axes.set_xticks(list(places.values()), named)
+        label = "training step (not to scale)" if by_step else "checkpoint, in the order given"
+        axes.set(title=f"{space!r}", xlabel=label, ylabel="emergence (bits)")
     _legend(figure, {})
     figure.suptitle("Emergence at the last position over training, mean over blocks (star: weights shuffled)")
     return figure
