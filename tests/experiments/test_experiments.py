@@ -243,7 +243,7 @@ def test_a_checkpoint_whose_step_is_not_known_has_none(checkpoint: Any, as_shipp
     named = {"first": lambda: checkpoint, "last": lambda: checkpoint}
     found = experiments.training(named, n=16)
     assert list(found.parts) == ["first", "last"] and found.settings["steps"] is None
-    assert found.tables["checkpoints"]["step"].isna().all()
+    assert bool(found.tables["checkpoints"]["step"].isna().all())
     assert {one.checkpoint for one in found.findings} == {"first", "last"}
     assert "step" not in found.summary().partition("\n")[2]
     steps = training(checkpoint, n=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from tl_emergence.errors import unknown_name
 from tl_emergence.experiments.claims import CLAIMS
@@ -153,7 +153,15 @@ class Finding:
         return f"{value}{interval} {self.unit}".rstrip()
 
 
-def interval(value: float, stderr: float) -> dict[str, float]:
+class Interval(TypedDict):
+    """The three fields of a finding that has an interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(value: float, stderr: float) -> Interval:
     """Return value, low and high of a finding whose interval is normal, of 95 %."""
     return {"value": value, "low": value - _NORMAL_95 * stderr, "high": value + _NORMAL_95 * stderr}
 

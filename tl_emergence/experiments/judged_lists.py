@@ -11,7 +11,7 @@ import numpy as np
 from tl_emergence.experiments import because
 from tl_emergence.experiments.claims import Verdict, settled
 from tl_emergence.experiments.curves import EXACT, ROUNDING, Curve, curves_by
-from tl_emergence.experiments.findings import Finding, interval
+from tl_emergence.experiments.findings import Finding, Quantity, interval
 from tl_emergence.experiments.result import Conclusion
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ FLAT = 0.1
 """Bits: shuffled weights that lie nearer to exact macro than that are said to follow it."""
 _CONTROL = "shuffled_weights"
 _SEVENTH = 7
+_KNEES: dict[Quantity, str] = {"macro_knee": "macro", "emergence_knee": "emergence"}
 
 
 def knee(curve: Curve) -> int:
@@ -52,10 +53,10 @@ def findings(
                 counts = blocks[model, name, space] if run == "model" else {}
                 yield from _of_growth(about, curves["emergence"], found, counts)
                 yield from _of_steps(about, curves["emergence"], curves["macro"], found)
-            for quantity in ("macro", "emergence"):
-                of = curves[quantity]
+            for quantity, name_of in _KNEES.items():
+                of = curves[name_of]
                 yield Finding(
-                    claim="seventh shot", quantity=f"{quantity}_knee", value=float(knee(of)),
+                    claim="seventh shot", quantity=quantity, value=float(knee(of)),
                     exact=float(knee(of.as_exact())), place="separator", beside={"crossing": found}, **about,
                 )  # fmt: skip
 
@@ -72,7 +73,7 @@ def _of_growth(
         beside={"blocks above 0": int(counts["above"]), "blocks": int(counts["blocks"])} if counts else {},
         **about,
     )  # fmt: skip
-    starts = [("emergence_change", 1)]
+    starts: list[tuple[Quantity, int]] = [("emergence_change", 1)]
     if crossing is not None and crossing + 1 < shots:  # beyond it there is something left to look at
         starts.append(("emergence_change_past_cap", crossing + 1))
     for quantity, first in starts:
@@ -92,11 +93,13 @@ def _of_steps(
     reach = max(3, shots if crossing is None else min(crossing, shots))
     yield _mean_rise("emergence_rise", emergence, "separator", range(1, 2), about)
     later = range(2, reach + 1)  # the first entity has nothing before it to rise from
-    for quantity, of in (("macro", macro), ("emergence", emergence)):
+    rises: dict[Quantity, Curve] = {"macro_rise": macro, "emergence_rise": emergence}
+    for quantity, of in rises.items():
         for place in ("entity", "separator"):
-            yield _mean_rise(f"{quantity}_rise", of, place, later, about)
+            yield _mean_rise(quantity, of, place, later, about)
     separators = [2 * shot - 1 for shot in range(1, reach + 1)]
-    for quantity, of in (("rising_separators", emergence), ("macro_rising_separators", macro)):
+    rising: dict[Quantity, Curve] = {"rising_separators": emergence, "macro_rising_separators": macro}
+    for quantity, of in rising.items():
         sure, exact = (sum(map(one.surely_rises, separators)) for one in (of, of.as_exact()))
         yield Finding(
             claim="staircase", quantity=quantity, value=float(sure), exact=float(exact), place="separator",
@@ -109,7 +112,7 @@ def _of_steps(
 
 
 def _mean_rise(
-    quantity: str, of: Curve, place: Any, shots: Sequence[int], about: Mapping[str, Any]
+    quantity: Quantity, of: Curve, place: Any, shots: Sequence[int], about: Mapping[str, Any]
 ) -> Finding:
     at = [2 * shot - (2 if place == "entity" else 1) for shot in shots]
     changes, errors = zip(*(of.rise(t) for t in at), strict=True)
@@ -132,7 +135,7 @@ def conclusions(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any])
     of = {run: tuple(findings(tables, settings, run)) for run in dict.fromkeys(["model", EXACT, *runs])}
     by = {"estimator": settings["estimator"], "sigma": settings["sigma"]}
     # Blocks are counted for the model alone; on the exact curve all blocks from 1 on are the same.
-    rules = {run: growth_rule(of[run]) for run in ("model", EXACT)}
+    rules: dict[str, Verdict] = {run: growth_rule(of[run]) for run in ("model", EXACT)}
     yield Conclusion(
         "positive", settled(rules), because.growth_of_lists(of["model"], rules), by_rule=rules, **by
     )
@@ -184,4 +187,4 @@ def knee_rule(of: Sequence[Finding]) -> Verdict:
 def _apart(curves: pd.DataFrame) -> float:
     """Return how far shuffled weights lie from the exact macro at most, in bits."""
     rows = curves[(curves["run"] == _CONTROL) & (curves["quantity"] == "macro")]
-    return float((rows["value"] - rows["exact"]).abs().max())
+    return float(np.abs(rows["value"].to_numpy() - rows["exact"].to_numpy()).max())

@@ -11,7 +11,7 @@ import numpy as np
 from tl_emergence.experiments import because
 from tl_emergence.experiments.claims import Verdict
 from tl_emergence.experiments.errors_of_lists import ERRORS
-from tl_emergence.experiments.findings import Finding
+from tl_emergence.experiments.findings import Finding, Quantity
 from tl_emergence.experiments.result import Conclusion
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _places(onsets: Sequence[Row], about: Mapping[str, Any]) -> Iterator[Finding
     for model, space in dict.fromkeys((row["model"], row["space"]) for row in onsets):
         of = [row for row in onsets if (row["model"], row["space"]) == (model, space)]
         exact = float(np.median([row["exact peak"] for row in of]))
-        named: list[tuple[str, str | None, list[float], float]] = [
+        named: list[tuple[Quantity, str | None, list[float], float]] = [
             ("largest_spread_shot", None, [row["peak of spread"] for row in of], exact)
         ]
         for error in ERRORS:

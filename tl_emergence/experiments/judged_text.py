@@ -74,7 +74,7 @@ def conclusions(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any])
         ("every token", tokens_rule, because.tokens_of_text),
         ("positive", growth_rule, because.growth_of_text),
     ):
-        rules = {run: rule(found) for run, found in of.items()}
+        rules: dict[str, Verdict] = {run: rule(found) for run, found in of.items()}
         yield Conclusion(claim, settled(rules), words(of["model"], rules), by_rule=rules, **by)
 
 

@@ -184,7 +184,7 @@ def _model_size(result: ExperimentResult) -> Figure:
 def _training(result: ExperimentResult) -> Figure:
     steps = result.tables["checkpoints"]
     spaces, places = _unique(steps, "space"), {s: k for k, s in enumerate(_unique(steps, "checkpoint"))}
-    by_step = not steps["step"].isna().any()
+    by_step = bool(steps["step"].notna().all())
     named = [f"{int(_where(steps, checkpoint=one).iloc[0]['step']):,}" if by_step else one for one in places]
     figure, grid = _panels([0], spaces, height=3.4)
     for space, axes in zip(spaces, grid[0], strict=True):
