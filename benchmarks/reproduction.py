@@ -40,7 +40,7 @@ _OPTIONS = {
 _SHOWN = 4
 _HEADLINES = {
     "positive": ("emergence",),
-    "staircase": ("rising_separators",),
+    "staircase": ("rising_separators", "emergence_rise"),
     "seventh shot": ("macro_knee",),
     "every token": ("rising_tokens",),
     "model size": ("emergence_share",),

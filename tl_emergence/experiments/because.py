@@ -214,7 +214,7 @@ def sizes(of: Sequence[Finding], large: int, at_ceiling: bool) -> str:
     if large < LEAST_MODELS:
         return text + (
             f" The claim is about language models of at least {counted(LEAST_PARAMETERS)} parameters, and at "
-            f"least {LEAST_MODELS} of them are needed to see a trend; here there were {large}."
+            f"least {LEAST_MODELS} of them are needed to see a trend; here were {large}."
         )
     if at_ceiling:
         return text + " Every model reaches the exact value at this N, so no size could show more."
