@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from tl_emergence.estimators.interface import (
     StateChain,
     generator_for,
 )
+from tl_emergence.estimators.noise_differences import Differences
 from tl_emergence.estimators.noise_kernel import pointwise_information
 
 # Enough draws that a set of any size has at most the standard error of this many independent ones.
@@ -28,6 +29,10 @@ _MOST_DRAWN_ROWS = 8192
 # Matrices of states held centred at a time; longer chains are walked in overlapping pieces.
 _STATE_BYTES = 512 * 2**20
 _SIGMAS_AT_ONCE = 8
+# Noise below this part of the largest norm needs direct differences of rows.
+_FINEST = 5e-5
+# Numbers between these have squares, sums and quotients of squares in float32.
+_SQUARED_IN_SINGLE = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -210,14 +215,19 @@ def _in_pieces(
         states = [_centred(chain.states[i], order) for i in group]
         pairs = [(group.index(i), group.index(j)) for i, j in chain.pairs if i in group and j in group]
         places = [k for k, (i, j) in enumerate(chain.pairs) if i in group and j in group]
-        fine = _needs_double(states, sigmas)
-        for dtype in (torch.float32, torch.float64):
-            chosen = [s for s, double in enumerate(fine) if double == (dtype == torch.float64)]
-            if not chosen:
-                continue
+        largest = max(float(torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).max()) for x in states)
+        needed = [_precision(states[0].dtype, largest, sigma) for sigma in sigmas]
+        for precision in ("single", "double", "differences"):
+            chosen = [s for s, needs in enumerate(needed) if needs == precision]
             for few in (chosen[k : k + _SIGMAS_AT_ONCE] for k in range(0, len(chosen), _SIGMAS_AT_ONCE)):
+                dtype = torch.float32 if precision == "single" else torch.float64
+                centred, differences = [x.to(dtype) for x in states], None
+                if precision == "differences":
+                    whole = [chain.states[i][order.to(states[0].device)].double() for i in group]
+                    centred = [x - x.mean(dim=0) for x in whole]
+                    differences = Differences(whole, max(sigmas[s] for s in few))
                 part, gaps = pointwise_information(
-                    [x.to(dtype) for x in states],
+                    centred,
                     [
                         generator_for(seed, "noise", chain.name, (chain.numbers[group[0]] + k) % 2)
                         for k in (0, 1)
@@ -227,6 +237,7 @@ def _in_pieces(
                     [sigmas[s] for s in few],
                     draws,
                     n_rows if twice is None else int(twice.sum()),
+                    differences,
                 )
                 part = part.to("cpu", torch.float64)[..., unsort]
                 for a, s in enumerate(few):
@@ -267,11 +278,19 @@ def _centred(x: Float[Tensor, "row d_model"], order: Int[Tensor, " row"]) -> Flo
     return x - x.mean(dim=0)
 
 
-def _needs_double(states: Sequence[Float[Tensor, "row d_model"]], sigmas: Sequence[float]) -> list[bool]:
-    """Return for which sigmas float32 exponents would be off by more than about 0.01."""
-    largest = max(float(x.square().sum(dim=1).max()) for x in states)
-    error = torch.finfo(torch.float32).eps * largest / 2
-    return [states[0].dtype == torch.float64 or error / sigma**2 > 0.01 for sigma in sigmas]
+def _precision(
+    dtype: torch.dtype, largest: float, sigma: float
+) -> Literal["single", "double", "differences"]:
+    """Return in which precision exponents are good to about 0.01, and no worse for rows close together.
+
+    Below 5e-5 of the largest norm, even centring the rows in float32 would move them by as much as counts.
+    """
+    if sigma < _FINEST * largest:
+        return "differences"
+    low, high = _SQUARED_IN_SINGLE
+    squares_fit = low < sigma < high and (largest == 0 or low < largest < high)
+    coarse = torch.finfo(torch.float32).eps * largest**2 / 2 <= 0.01 * sigma**2
+    return "single" if dtype == torch.float32 and squares_fit and coarse else "double"
 
 
 def _constant_series(chain: StateChain) -> Bool[Tensor, "pair series"]:

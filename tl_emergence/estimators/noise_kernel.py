@@ -25,8 +25,10 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from tl_emergence.estimators.noise_differences import Differences, LostPairs, lost_pairs, rounding_of
 
 _LOG2_E = math.log2(math.e)
 
@@ -40,6 +42,8 @@ _BLOCK_ENTRIES = 2**20
 # a product with the weights.
 _SHORTEST_RUN = 8
 _MOST_RUNS = 64
+# Errors of exponents up to here change no value by as much as its standard error.
+_EXPONENT_ERROR = 2e-4
 
 
 def rows_per_chunk(n_rows: int, draws: int) -> int:
@@ -88,6 +92,7 @@ def pointwise_information(
     sigmas: Sequence[float],
     draws: int,
     n_full: int,
+    differences: Differences | None = None,
 ) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     """Return log2 p(u, v) - log2 p(u) - log2 p(v) for every draw of every row, and closest distances.
 
@@ -103,11 +108,12 @@ def pointwise_information(
         sigmas: Noise levels.
         draws: Draws a row, each a pair z, -z whose mean is returned.
         n_full: Rows from this one on get a single draw, returned in the place of each.
+        differences: The same states for direct differences, where sigma is too small for a Gram matrix.
 
     Cost: 2 (1 + draws) N^2 d operations a state, two exponentials for each sigma, draw and entry.
     """
     with _full_precision(states[0].device):
-        return _pointwise_information(states, generators, pairs, weights, sigmas, draws, n_full)
+        return _pointwise_information(states, generators, pairs, weights, sigmas, draws, n_full, differences)
 
 
 def _pointwise_information(
@@ -118,12 +124,14 @@ def _pointwise_information(
     sigmas: Sequence[float],
     draws: int,
     n_full: int,
+    differences: Differences | None,
 ) -> tuple[Float[Tensor, "sigma pair column draw row"], Float[Tensor, " state"]]:
     n_rows, dtype, device = len(states[0]), states[0].dtype, states[0].device
     step = rows_per_chunk(n_rows, draws)
     out = torch.zeros(len(sigmas), len(pairs), len(weights), draws, n_rows, dtype=dtype, device=device)
     half_norms = [x.square().sum(dim=1) / 2 for x in states]
-    closest = _Closest(states)
+    fine = [_is_fine(sigma, half_norms) and differences is None for sigma in sigmas]
+    closest = _Closest(states, half_norms)
     buffers = _Buffers(step, draws, n_rows, len(sigmas), states[0])
     for start, end in [*_cut(0, n_full, step), *_cut(n_full, n_rows, step)]:
         chunk, draws_here = slice(start, end), draws if start < n_full else 1
@@ -133,15 +141,24 @@ def _pointwise_information(
         before: _Densities | None = None
         for index, x in enumerate(states):
             attraction = _gram_exponent(x, half_norms[index], chunk)
-            closest.note(attraction, index, start)
             drift = _noise_exponent(x, noise[index % 2], chunk)
+            if differences is not None:
+                differences.correct(index, attraction, drift, noise[index % 2], half_norms[index], chunk)
+            lost = closest.note(attraction, index, chunk) and any(fine)
+            exact = closest.lost_pairs(attraction, index, chunk) if lost else None
             joined = (index - 1, index) in pairs
-            now = _densities(attraction, drift, sigmas, mixture, buffers, index, joined)
+            now = _densities(attraction, drift, exact, fine, sigmas, mixture, buffers, index, joined)
             if joined and before is not None:
                 info = (now.joint - now.own - before.own).mean(dim=1)
                 out[:, pairs.index((index - 1, index)), active, :, chunk] = info.permute(0, 3, 1, 2)
             before = now
     return out, closest.distances()
+
+
+def _is_fine(sigma: float, half_norms: Sequence[Float[Tensor, " row"]]) -> bool:
+    """Return whether the rounding of the Gram matrix shows at this noise level."""
+    eps = torch.finfo(half_norms[0].dtype).eps
+    return max(float(norms.max()) for norms in half_norms) * eps > _EXPONENT_ERROR * sigma**2
 
 
 def _cut(start: int, end: int, step: int) -> list[tuple[int, int]]:
@@ -187,6 +204,8 @@ class _Densities:
 def _densities(
     attraction: Float[Tensor, "chunk row"],
     drift: Float[Tensor, "draw chunk row"],
+    exact: LostPairs | None,
+    fine: Sequence[bool],
     sigmas: Sequence[float],
     mixture: Mixture,
     buffers: _Buffers,
@@ -205,6 +224,8 @@ def _densities(
     at_once = max(1, _BLOCK_ENTRIES // attraction.numel())
     for s, sigma in enumerate(sigmas):
         pull = torch.mul(attraction, _LOG2_E / sigma**2, out=buffers.pull[:rows])
+        if exact is not None and fine[s]:
+            pull.view(-1)[exact.where] = exact.exponent * (_LOG2_E / sigma**2)
         for first in range(0, draws, at_once):
             some = slice(first, min(first + at_once, draws))
             for sign, scale in enumerate((_LOG2_E / sigma, -_LOG2_E / sigma)):
@@ -227,29 +248,52 @@ class _Buffers:
 class _Closest:
     """The closest pair of rows of each state; found in working precision, its distance exact."""
 
-    def __init__(self, states: Sequence[Float[Tensor, "row d_model"]]) -> None:
+    def __init__(
+        self, states: Sequence[Float[Tensor, "row d_model"]], half_norms: Sequence[Float[Tensor, " row"]]
+    ) -> None:
         self.states = states
+        self.rounding = [rounding_of(norms) for norms in half_norms]
+        self.ids: dict[int, Int[Tensor, " row"]] = {}
         self.best = torch.full((len(states),), -math.inf, dtype=states[0].dtype)
         self.pairs = torch.zeros(len(states), 2, dtype=torch.int64)
 
-    def note(self, attraction: Float[Tensor, "chunk row"], state: int, start: int) -> None:
-        """Look at the -|x_i - x_j|^2 / 2 of a chunk of rows."""
-        diagonal = attraction.diagonal(start)
+    def note(self, attraction: Float[Tensor, "chunk row"], state: int, chunk: slice) -> bool:
+        """Look at the -|x_i - x_j|^2 / 2 of a chunk of rows; say whether some are lost in rounding."""
+        diagonal = attraction.diagonal(chunk.start)
         diagonal.fill_(-math.inf)
         best, where = attraction.view(-1).max(dim=0)
         diagonal.fill_(0.0)
-        if bool(best.cpu() > self.best[state]):
-            self.best[state] = best
+        largest = float(best)
+        if largest > self.best[state]:
+            self.best[state] = largest
             row, column = divmod(int(where), attraction.shape[1])
-            self.pairs[state] = torch.tensor([start + row, column])
+            self.pairs[state] = torch.tensor([chunk.start + row, column])
+        return largest >= -self.rounding[state]
+
+    def lost_pairs(self, attraction: Float[Tensor, "chunk row"], state: int, chunk: slice) -> LostPairs:
+        """Return the pairs of a chunk whose distance is lost in rounding, with their exact exponent."""
+        x = self.states[state]
+        return lost_pairs(attraction, x, self.rounding[state], self._ids(state), chunk)
 
     def distances(self) -> Float[Tensor, " state"]:
-        """Return the distances; infinity where a state has one row only."""
-        found = [
-            float((x[i].double() - x[j].double()).norm()) if i != j else math.inf
-            for x, (i, j) in zip(self.states, self.pairs.tolist(), strict=True)
-        ]
-        return torch.tensor(found, dtype=torch.float64)
+        """Return the distances; infinity where a state has one row only, 0 where two rows are the same."""
+        return torch.tensor([self._distance(state) for state in range(len(self.states))], dtype=torch.float64)
+
+    def _distance(self, state: int) -> float:
+        x, (i, j) = self.states[state], self.pairs[state].tolist()
+        if i == j:
+            return math.inf
+        # Among pairs that are lost in rounding, the one found need not be the closest.
+        lost = float(self.best[state]) >= -self.rounding[state]
+        if lost and int(self._ids(state).max()) + 1 < len(x):
+            return 0.0
+        return float((x[i].double() - x[j].double()).norm())
+
+    def _ids(self, state: int) -> Int[Tensor, " row"]:
+        """Return numbers that are the same for rows that are."""
+        if state not in self.ids:
+            self.ids[state] = torch.unique(self.states[state], dim=0, return_inverse=True)[1]
+        return self.ids[state]
 
 
 def _gram_exponent(
