@@ -58,7 +58,7 @@ def test_every_cell_is_the_mutual_information_of_its_states(model: Any, space: A
                     in_space(whole[state], state, space, states.reading, states.rms(state))
                     for state in (layer, layer + 1)
                 )
-                alone = tle.mutual_information(x, y, sigma=sigma, seed=2)
+                alone = tle.mutual_information(x, y, estimator="noise", sigma=sigma, seed=2)
                 gap = abs(float(value) - alone.bits)
                 # 1e-4: where clouds hardly overlap, no draw of one run may land where two of them meet.
                 assert gap <= 3.5 * math.hypot(float(error), alone.stderr) + 1e-4

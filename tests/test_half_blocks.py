@@ -49,6 +49,18 @@ def hook_lists(model: Any) -> list[int]:
     return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
 
 
+@pytest.mark.parametrize("settings", [{"positions": [0]}, {"prompts": from_tokens(toys.TOKENS[:, :1])}])
+def test_one_position_without_bos_is_the_first_column_of_all_positions(
+    model: Any, settings: dict[str, Any]
+) -> None:
+    every = halves_of(model, prepend_bos=False)
+    prompts = settings.pop("prompts", PROMPTS)
+    found = tle.half_block_emergence(model, prompts, space="unit", prepend_bos=False, **settings)
+    for (_, one), (_, all_positions) in zip(found.parts(), every.parts(), strict=True):
+        assert torch.allclose(one.macro[:, 0], all_positions.macro[:, 0], atol=0.1)
+        assert torch.equal(one.exact.macro[:, 0], all_positions.exact.macro[:, 0])
+
+
 @pytest.mark.parametrize("space", ["unit", "resid"])
 def test_the_whole_block_is_that_of_information_emergence(model: Any, space: Any) -> None:
     found = halves_of(model, space=space)

@@ -366,7 +366,7 @@ for label, options in {
 }.items():
     pair = view(9, *options), view(10, *options)
     rows[label] = {
-        "noise, sigma 0.5": tle.mutual_information(*pair, sigma=0.5, seed=0).bits,
+        "noise, sigma 0.5": tle.mutual_information(*pair, estimator="noise", sigma=0.5, seed=0).bits,
         **{
             f"vinfo, sigma {sigma:g}": tle.mutual_information(
                 *pair, estimator="vinfo", sigma=sigma, components=64, seed=0

@@ -147,7 +147,7 @@ def test_the_deranged_control_runs_nothing_saves_loads_plots_and_goes_on(
         assert torch.equal(first.exact.macro, second.exact.macro)
     single = whole["unit"][0.5]  # type: ignore[index]
     assert list(single.controls) == ["deranged", "shuffled_tokens"]
-    assert set(whole.to_dataframe()["control"]) == {"", "deranged", "shuffled_tokens"}
+    assert set(whole.to_dataframe()["control"]) == {"model", "deranged", "shuffled_tokens"}
     whole.plot()
     single.plot()
     whole["unit"].plot()
@@ -181,3 +181,10 @@ def test_values_of_gaussian_models_above_the_exact_one_are_explained(
     assert bool((found.macro > found.exact.macro).any())
     assert "macro values exceed their exact value" in found.summary()
     assert "the prompt set is measured" not in found.summary()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_gaussian_emergence_of_very_few_prompts_says_how_many_are_needed(toy: Any, n: int) -> None:
+    tokens = torch.arange(5, 5 + 2 * n).reshape(n, 2)
+    with pytest.raises(SettingError, match="too few rows for a Gaussian model.*Pass more rows: 5 or more"):
+        tle.information_emergence(toy, tokens, estimator="gaussian", space="unit")

@@ -41,9 +41,24 @@ def test_an_unknown_estimator_is_named_with_the_nearest_one() -> None:
         mutual_information(GOOD, GOOD, estimator="niose")
 
 
+def test_the_estimator_has_to_be_named() -> None:
+    with pytest.raises(TypeError, match="estimator"):
+        mutual_information(GOOD, GOOD)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_estimates_of_the_given_rows_say_so_since_they_read_log2_n_for_independent_rows(
+    estimator: str,
+) -> None:
+    found = mutual_information(GOOD, GOOD.roll(1, 0), estimator=estimator, **QUICK.get(estimator, {}))
+    of_finite_set = estimator in ("noise", "exact")
+    assert ("bits of this finite set" in repr(found)) == of_finite_set == found.of_finite_set
+    assert str(found) == repr(found)
+
+
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(SettingError, match=r"options that noise does not have: saw steps"):
-        mutual_information(GOOD, GOOD, steps=5)
+        mutual_information(GOOD, GOOD, estimator="noise", steps=5)
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))

@@ -78,7 +78,7 @@ def test_a_deranged_control_leaves_its_columns_empty(toy: Any) -> None:
     assert found.controls["deranged"].geometry is None
     frame = found.to_dataframe()
     assert bool(frame[frame.control == "deranged"][list(GEOMETRY_NAMES)].isna().all(axis=None))
-    assert bool(frame[frame.control == ""]["norm"].notna().all())
+    assert bool(frame[frame.control == "model"]["norm"].notna().all())
 
 
 def test_the_data_frame_has_a_column_for_each_quantity(toy: Any) -> None:
@@ -132,6 +132,12 @@ def test_a_run_that_was_stopped_does_not_measure_its_geometry_again(
     assert same(measure(toy, workdir=tmp_path).geometry, found.geometry)
     with pytest.raises(SettingError, match="belongs to another run: saw .* differs in geometry"):
         measure(toy, workdir=tmp_path, geometry=False)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_the_geometry_of_very_few_prompts_says_how_many_are_needed(toy: Any, n: int) -> None:
+    with pytest.raises(SettingError, match=f"saw {n} prompts.*Pass more prompts: 5 or more"):
+        tle.information_emergence(toy, toys.TOKENS[:n], geometry=True)
 
 
 @pytest.mark.usefixtures("as_shipped")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain
+from tl_emergence.tensors import label_tensor
 
 _PAIRWISE_UP_TO = 16_384
 
@@ -28,13 +29,14 @@ def entropy_bits(ids: Int[Tensor, " row"]) -> float:
     Counts are integers and N log2 N terms are summed in float64: exact to about 1e-12.
 
     Raises:
-        StateError: No row at all.
+        StateError: No dense tensor of labels, or no row at all.
 
     Example:
         >>> import torch
         >>> entropy_bits(torch.tensor([0, 1, 2, 2]))
         1.5
     """
+    ids = label_tensor("ids", ids, "row")
     if len(ids) == 0:
         raise StateError("no rows", seen="an empty tensor", expected="one or more", fix="Pass identities.")
     counts = torch.unique(ids, return_counts=True)[1].to(torch.float64)
@@ -62,12 +64,15 @@ def miller_madow_bits(ids: Int[Tensor, " row"]) -> float:
     Raises:
         SettingError: More than half of the rows are singletons: the sample says too little about the
             population for any correction.
+        StateError: No dense tensor of labels, or no row at all.
 
     Example:
         >>> import torch
         >>> round(miller_madow_bits(torch.tensor([0, 0, 1, 1])), 4)
         1.1803
     """
+    ids = label_tensor("ids", ids, "row")
+    plug_in = entropy_bits(ids)
     counts = torch.unique(ids, return_counts=True)[1]
     singletons = int((counts == 1).sum())
     if 2 * singletons > len(ids):
@@ -77,7 +82,7 @@ def miller_madow_bits(ids: Int[Tensor, " row"]) -> float:
             expected="at most half",
             fix="Draw more prompts, or use a prompt set whose population is known (demonstrations).",
         )
-    return entropy_bits(ids) + (len(counts) - 1) / (2 * len(ids) * math.log(2))
+    return plug_in + (len(counts) - 1) / (2 * len(ids) * math.log(2))
 
 
 def row_ids(x: Float[Tensor, "row d"]) -> Int[Tensor, " row"]:
@@ -155,7 +160,7 @@ class ExactEstimator:
             "closest_x": closest_distance(x.unique(dim=0)),
             "closest_y": closest_distance(y.unique(dim=0)),
         }
-        return Estimate(bits, 0.0, None, False, "exact", settings=settings)
+        return Estimate(bits, 0.0, None, False, "exact", settings=settings, of_finite_set=True)
 
     def chain(self, chain: StateChain, *, sigmas: Sequence[float], seed: int = 0) -> ChainEstimate:
         """Return the information between the row identities of neighbouring states."""

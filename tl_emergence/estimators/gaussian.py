@@ -186,7 +186,9 @@ class JointScatter:
                 "too few rows for a Gaussian model",
                 seen=f"{p} + {q} dimensions and {int(self.left[0])} rows, {n} without a block of them",
                 expected=f"fewer than {n - 1} dimensions together",
-                fix=f"Pass more rows, or components= of at most {max(1, (n - 2) // 2)}.",
+                fix=f"Pass more rows, or components= of at most {(n - 2) // 2}."
+                if n >= 4
+                else "Pass more rows: 5 or more.",
             )
         both = torch.cat([of_x, of_y])
         scatter = self.scatter[:, both[:, None], both]
@@ -237,9 +239,11 @@ def fewest_left(n: int) -> int:
     """Return how many of n rows are left without the largest of their jackknife blocks.
 
     Example:
-        >>> fewest_left(2048), fewest_left(10)
-        (1945, 9)
+        >>> fewest_left(2048), fewest_left(10), fewest_left(0)
+        (1945, 9, 0)
     """
+    if n == 0:
+        return 0
     return n - math.ceil(n / min(BLOCKS, n))
 
 

@@ -33,6 +33,8 @@ class Estimate:
         null: The same estimate after the rows of y were deranged, where that was asked for.
         certified_bits: A lower confidence limit of the mutual information, of the confidence in the
             settings, where the estimator proves one.
+        of_finite_set: Whether `bits` describes the given rows only, and not the population that they were
+            drawn from: independent rows then read log2 N, not 0.
     """
 
     bits: float
@@ -44,6 +46,7 @@ class Estimate:
     settings: Mapping[str, Any] = field(default_factory=dict)
     null: Estimate | None = None
     certified_bits: float | None = None
+    of_finite_set: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -54,7 +57,8 @@ class Estimate:
         cap = "" if self.cap_bits is None else f", cap {self.cap_bits:.2f}"
         flag = ", saturated" if self.saturated else ""
         name = self.settings.get("estimator", "estimate")
-        return f"Estimate({self.bits:.3f} ± {self.stderr:.3f} bits, {name}{cap}{flag})"
+        scope = " of this finite set" if self.of_finite_set else ""
+        return f"Estimate({self.bits:.3f} ± {self.stderr:.3f} bits{scope}, {name}{cap}{flag})"
 
 
 @dataclass(frozen=True, eq=False)

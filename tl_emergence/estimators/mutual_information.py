@@ -10,18 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import LEAST, MOST, number, seed_number, truth
+from tl_emergence.checks import number, seed_number, truth
 from tl_emergence.errors import StateError
 from tl_emergence.estimators.deranged import DerangedEstimator
 from tl_emergence.estimators.interface import Estimate
 from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
+from tl_emergence.tensors import check_squares, float_tensor
 
 
 def mutual_information(
     x: Float[Tensor, "sample d_x"],
     y: Float[Tensor, "sample d_y"],
     *,
-    estimator: str = "noise",
+    estimator: str,
     sigma: float | None = None,
     seed: int = 0,
     null: bool = False,
@@ -32,7 +33,9 @@ def mutual_information(
     Args:
         x: One row a sample; float16 and bfloat16 are upcast, nothing else is done to the values.
         y: One row a sample, paired with x.
-        estimator: A name from `tl_emergence.estimators.ESTIMATORS`.
+        estimator: A name from `tl_emergence.estimators.ESTIMATORS`. There is no default: `gaussian`, `nce`
+            and `vinfo` estimate the population that the rows were drawn from, `exact` and `noise` describe
+            the given rows only and read log2 N for N independent ones, so that no choice fits every question.
         sigma: Noise level in the units of x and y; by default 0.5 for `noise`, none for the others.
         seed: Seed of every random draw. Global random state is not touched.
         null: Estimate once more with the rows of y deranged (no row keeps its partner): `.null` of the
@@ -51,8 +54,8 @@ def mutual_information(
     Example:
         >>> import torch
         >>> x = torch.tensor([[1.0], [-1.0]])
-        >>> mutual_information(x, x, sigma=0.1)
-        Estimate(1.000 ± 0.000 bits, noise, cap 1.00, saturated)
+        >>> mutual_information(x, x, estimator="noise", sigma=0.1)
+        Estimate(1.000 ± 0.000 bits of this finite set, noise, cap 1.00, saturated)
     """
     chosen = get_estimator(estimator)
     level = chosen.default_sigma if sigma is None else number("sigma", sigma)
@@ -96,24 +99,7 @@ def _finite(found: Estimate) -> Estimate:
 
 def checked_rows(name: str, x: Tensor) -> Tensor:
     """Return a matrix in float32 or float64, or raise StateError for anything else than finite float rows."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise StateError(
-            f"{name} is not a float tensor",
-            seen=str(x.dtype) if isinstance(x, Tensor) else type(x).__name__,
-            expected="a float tensor [sample, d]",
-            fix="Convert it: torch.as_tensor(values, dtype=torch.float32).",
-        )
-    if x.layout != torch.strided:
-        raise StateError(
-            f"{name} is not dense", seen=str(x.layout), expected="a dense tensor", fix="Pass x.to_dense()."
-        )
-    if x.ndim != 2 or x.shape[1] < 1:
-        raise StateError(
-            f"{name} has the wrong shape",
-            seen=tuple(x.shape),
-            expected="[sample, d] with at least one column",
-            fix="Pick one layer and position, or reshape: einops.rearrange(x, 'n ... -> n (...)').",
-        )
+    x = float_tensor(name, x, "sample d")
     if len(x) < 2:
         raise StateError(
             f"{name} has too few rows",
@@ -121,21 +107,6 @@ def checked_rows(name: str, x: Tensor) -> Tensor:
             expected="at least 2",
             fix="Information is measured over a set of samples: pass more.",
         )
-    if not bool(torch.isfinite(x).all()):
-        row = int((~torch.isfinite(x)).any(dim=1).nonzero()[0])
-        raise StateError(
-            f"{name} is not finite",
-            seen=f"NaN or infinity in row {row}",
-            expected="finite values",
-            fix="Find where they come from; dropping rows would change the set that is measured.",
-        )
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-    largest, spread = float(x.abs().max()), float((x - x[:1]).abs().max())
-    if largest > MOST or 0 < spread < LEAST:
-        raise StateError(
-            f"{name} cannot be squared",
-            seen=f"values up to {largest:g}, differences up to {spread:g}",
-            expected=f"values of at most {MOST:g} that differ by {LEAST:g} or more",
-            fix="Scale it: x / x.abs().max().",
-        )
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    check_squares(name, x)
     return x

@@ -99,6 +99,7 @@ class NoiseEstimator:
             direction="none",
             pointwise=found.pointwise[0, 0, 0],
             settings={**found.settings, "sigma": sigma, "seed": seed},
+            of_finite_set=True,
         )
 
     def chain(

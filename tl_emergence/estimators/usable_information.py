@@ -18,6 +18,7 @@ from tl_emergence.estimators.interface import Estimate
 from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stderr
 from tl_emergence.estimators.mutual_information import checked_rows
 from tl_emergence.estimators.vinfo import FOLDS, check_folds, means_without_blocks
+from tl_emergence.tensors import check_plain
 
 # Penalties on half the squared weights, strongest first: the next starts where the last one ended.
 _PENALTIES = tuple(10.0**k for k in range(0, -7, -1))
@@ -154,6 +155,7 @@ def _checked_labels(
             expected="an integer tensor [sample]",
             fix="Number the classes: torch.as_tensor(labels).unique(return_inverse=True)[1].",
         )
+    check_plain("labels", labels)
     if labels.shape != (n,):
         raise StateError(
             "x and labels are not paired",

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
+from tl_emergence.checks import seed_number
+from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.components import principal_components
 from tl_emergence.estimators.folds import distinct_rows
 from tl_emergence.geometry.criteria import step_criteria, whole_of, with_noise
@@ -100,7 +102,9 @@ def companion_geometry(
         progress: Show a progress bar.
 
     Raises:
-        SettingError: A space that cannot be had; p + q >= N - 1 components in some pair.
+        StateError: Not what `capture_states` returns.
+        SettingError: A space that cannot be had; settings or a seed of a wrong type; p + q >= N - 1
+            components in some pair.
 
     Cost: an eigendecomposition of min(N, d) dimensions a state and position (two for the whole "mean"), T^2
     covariances of a few components a layer, and the N T^4 of `prompt_entropy`. For 18 layers, 8
@@ -113,6 +117,8 @@ def companion_geometry(
         >>> found.participation_ratio[:, 1].tolist()[0]  # h_0 at the separator is one vector
         0.0
     """
+    _check_types(states, settings)
+    seed = seed_number(seed)
     check_space(space, states.reading, states.states)
     seen = _Seen(states, space, device or torch.device("cpu"))
     shape = (len(states.layers), len(states.positions))
@@ -134,6 +140,24 @@ def companion_geometry(
             before = now
             bar.update()
     return Geometry(**found)
+
+
+def _check_types(states: object, settings: object) -> None:
+    if not isinstance(states, CapturedStates):
+        raise StateError(
+            "no captured states",
+            seen=type(states).__name__,
+            expected="CapturedStates",
+            fix="Pass capture_states(model, prompts). For matrices there are effective_rank, mean_norm, "
+            "prompt_entropy and gaussian_criteria.",
+        )
+    if not isinstance(settings, GeometrySettings):
+        raise SettingError(
+            "settings are no GeometrySettings",
+            seen=type(settings).__name__,
+            expected="GeometrySettings",
+            fix="Pass settings=GeometrySettings(components=2), or leave it out.",
+        )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tl_emergence.estimators.gaussian import JointScatter, joint_scatter, null_s
 from tl_emergence.estimators.interface import generator_for
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
 from tl_emergence.geometry.settings import GeometrySettings, Whole
+from tl_emergence.tensors import check_squares, float_tensor, label_tensor, row_weights
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def discrete_criteria(
         >>> discrete_criteria(now, later, now.sum(1) % 2, later.sum(1) % 2)
         EmergenceCriteria(psi=0.0, delta=1.0, gamma=1.0, psi_stderr=0.0, delta_stderr=0.0, gamma_stderr=0.0)
     """
+    x, x_next = label_tensor("x", x, "row part"), label_tensor("x_next", x_next, "row part")
+    v, v_next = label_tensor("v", v, "row"), label_tensor("v_next", v_next, "row")
     p = _row_weights(x, x_next, v, v_next, weights)
     parts, parts_next = list(x.t()), list(x_next.t())
 
@@ -142,6 +145,8 @@ def gaussian_criteria(
     """
     settings = GeometrySettings(components, whole, sigma)
     seed = seed_number(seed)
+    x = float_tensor("x", x, "part sample d")
+    x_next = float_tensor("x_next", x_next, "part sample d_next")
     _check_states(x, x_next)
     sides = []
     for side, states in (("now", x), ("next", x_next)):
@@ -269,15 +274,6 @@ def _row_weights(
     weights: Float[Tensor, " row"] | None,
 ) -> Float[Tensor, " row"]:
     """Return the probabilities of the rows of tensors that fit each other."""
-    for name, labels in (("x", x), ("x_next", x_next), ("v", v), ("v_next", v_next)):
-        plain = isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
-        if not plain:
-            raise StateError(
-                f"{name} is not a tensor of labels",
-                seen=str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__,
-                expected="an integer tensor",
-                fix="Number the values: torch.unique(values, return_inverse=True)[1].",
-            )
     fits = (
         x.ndim == 2 and x.numel() > 0 and x.shape == x_next.shape and v.shape == v_next.shape == x.shape[:1]
     )
@@ -298,42 +294,18 @@ def _row_weights(
                 expected="one whole for each row of parts",
                 fix="Compute it from the parts: v = x.sum(1) % 2.",
             )
-    p = torch.ones(len(x)) if weights is None else torch.as_tensor(weights)
-    p = p.to(torch.float64)
-    if p.shape != v.shape or not bool((p >= 0).all() and torch.isfinite(p).all() and p.sum() > 0):
-        raise StateError(
-            "weights are no weights of the rows",
-            seen=f"shape {tuple(p.shape)}"
-            + (f", from {float(p.min()):g} to {float(p.max()):g}" if p.numel() else ""),
-            expected=f"{len(x)} finite numbers of 0 or more, not all 0",
-            fix="Pass the probability of each row, or leave weights out.",
-        )
-    return p / p.sum()
+    return row_weights(torch.ones(len(x)) if weights is None else weights, len(x), x.device)
 
 
 def _check_states(x: Float[Tensor, "part sample d"], x_next: Float[Tensor, "part sample d_next"]) -> None:
-    for name, states in (("x", x), ("x_next", x_next)):
-        if not isinstance(states, Tensor) or not states.is_floating_point():
-            raise StateError(
-                f"{name} is not a float tensor",
-                seen=str(states.dtype) if isinstance(states, Tensor) else type(states).__name__,
-                expected="a float tensor [part, sample, d]",
-                fix="Stack the states of the parts: torch.stack([part_0, part_1]).",
-            )
-    if x.ndim != 3 or x_next.ndim != 3 or x.shape[:2] != x_next.shape[:2] or 0 in (*x.shape, *x_next.shape):
+    if x.shape[:2] != x_next.shape[:2] or x.device != x_next.device:
         raise StateError(
             "the two steps do not fit each other",
-            seen=f"x {tuple(x.shape)}, x_next {tuple(x_next.shape)}",
-            expected="x [part, sample, d] and x_next [part, sample, d_next]",
+            seen=f"x {tuple(x.shape)} on {x.device}, x_next {tuple(x_next.shape)} on {x_next.device}",
+            expected="x [part, sample, d] and x_next [part, sample, d_next] on one device",
             fix="Stack the states of the parts: torch.stack([part_0, part_1]).",
         )
     if x.shape[1] < 2:
         raise StateError("one sample", seen=1, expected="at least 2", fix="Information needs a set of them.")
-    for name, states in (("x", x), ("x_next", x_next)):
-        if not bool(torch.isfinite(states).all()):
-            raise StateError(
-                "states are not finite",
-                seen=f"NaN or infinity in {name}",
-                expected="finite numbers",
-                fix="Find where they come from; half precision overflows at 65,504.",
-            )
+    check_squares("x", x)
+    check_squares("x_next", x_next)

@@ -77,7 +77,7 @@ def asked_geometry(asked: Any, n_prompts: int) -> GeometrySettings | None:
             f"{found.components} + {found.components} components",
             expected=f"fewer than {left - 1} components together",
             fix=f"Pass more prompts, or geometry=GeometrySettings(components={most})."
-            if most
+            if most >= 1
             else "Pass more prompts: 5 or more.",
         )
     return found
