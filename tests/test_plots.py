@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tl_emergence as tle
 from tests import toys
 from tl_emergence import plots
+from tl_emergence.ceiling import Ceiling
 from tl_emergence.errors import SettingError
 from tl_emergence.prompts import from_tokens
 
@@ -47,6 +50,52 @@ def test_a_heatmap_shows_the_values_up_to_the_ceiling_and_frames_saturation(swee
     assert image.get_clim() == (-top, top)
     assert len(axes.patches) == int(result.macro_saturated.sum()) > 0
     assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "comma", "last"]
+
+
+@pytest.mark.parametrize("n", [8, 16, 60, 128])
+def test_as_many_positions_are_labelled_as_fit_and_the_last_is_one_of_them(toy_result: Any, n: int) -> None:
+    long = with_positions(toy_result, n)
+    for figure in (plots.overview(long), plots.heatmap(long), plots.curves(long)):
+        assert figure.get_size_inches()[0] <= 16.0
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            labels = axes.get_xticklabels()
+            if not any(label.get_text().startswith("token") for label in labels):
+                continue  # the colour bar
+            pixels = np.diff([axes.transData.transform((x, 0))[0] for x in axes.get_xticks()])
+            # A label is turned by 40 degrees: the next one starts where its height ends.
+            height = labels[0].get_fontsize() * figure.dpi / 72
+            assert float(pixels.min()) >= height / math.sin(math.radians(40)) * 0.7
+            assert labels[-1].get_text() == f"token {n - 1}"
+            assert len(labels) == n or n > 16
+
+
+def with_positions(result: tle.EmergenceResult, n: int) -> tle.EmergenceResult:
+    """Return a result whose last position stands there n times over."""
+
+    def wide(x: torch.Tensor) -> torch.Tensor:
+        return x[:, -1:].expand(-1, n)
+
+    names = ("macro", "micro", "emergence", "macro_stderr", "micro_stderr", "stderr",
+             "macro_saturated", "micro_saturated")  # fmt: skip
+    exact = result.exact
+    return replace(
+        result,
+        **{name: wide(getattr(result, name)) for name in names},
+        exact=Ceiling(wide(exact.macro), wide(exact.micro), wide(exact.emergence)),
+        positions=tuple(range(n)),
+        labels=tuple(f"token {t}" for t in range(n)),
+        closest=result.closest[:, :, -1:].expand(-1, -1, n),
+        subsamples=(),
+        macro_pointwise=None,
+        micro_pointwise=None,
+        controls={},
+    )
+
+
+@pytest.fixture(scope="module")
+def toy_result(sweep: tle.SigmaSweep) -> tle.EmergenceResult:
+    return sweep[0.5]
 
 
 def test_curves_have_ceiling_cap_and_controls_drawn_in(sweep: tle.SigmaSweep) -> None:

@@ -30,6 +30,10 @@ EXACT = {
     "micro": "ceiling (exact)",
 }
 FOOTNOTE = "colours end at the exact value; framed: macro above 0.9 of its cap (saturated)"
+# Room along the axis, in inches, of labels that are turned by 40 degrees.
+_ROOM_OF_LABEL = 0.22
+WIDEST = 16.0
+"""Width in inches that no figure of one result exceeds, however long its prompts are."""
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 
@@ -50,6 +54,28 @@ def axes_for(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
         return figure, ax
     figure = NotebookFigure(figsize=size, layout="constrained")
     return figure, figure.subplots()
+
+
+def labelled(n: int, axes: Axes, inches: float, *, vertical: bool = False) -> range:
+    """Return which of n evenly spaced ticks to label, the last among them: as many as fit.
+
+    Args:
+        n: How many ticks there are.
+        axes: The axes that they stand on.
+        inches: How much room a label needs along the axis.
+        vertical: Whether they stand on the y-axis.
+    """
+    box = axes.get_position()
+    width, height = axes.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
+    length = float(box.height * height if vertical else box.width * width)
+    step = max(1, math.ceil(n * inches / length))
+    return range((n - 1) % step, n, step)
+
+
+def label_positions(axes: Axes, labels: Sequence[str]) -> None:
+    """Label as many positions along the x-axis as fit, the last one among them."""
+    shown = labelled(len(labels), axes, _ROOM_OF_LABEL)
+    axes.set_xticks(shown, [labels[k] for k in shown], rotation=40, ha="right")
 
 
 def draw_cap(axes: Axes, result: EmergenceResult, left: float) -> None:

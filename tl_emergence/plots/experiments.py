@@ -131,7 +131,8 @@ def _natural_text(result: ExperimentResult) -> Figure:
             for kind in shown:
                 _curve(axes, _where(of, kind=kind), colours[kind])
             last = max(of.loc[of["kind"].isin(shown), "pos"].tolist())
-            axes.set_xticks(range(0, last + 1, 2), [str(t + 1) for t in range(0, last + 1, 2)])
+            step = max(2, math.ceil(last / 16))
+            axes.set_xticks(range(0, last + 1, step), [str(t + 1) for t in range(0, last + 1, step)])
             axes.set(title=f"{model}, {space!r}, {what}", ylabel="emergence (bits)")
     for axes in grid[-1]:
         axes.set_xlabel("tokens read")

@@ -10,9 +10,12 @@ from matplotlib.figure import Figure
 
 from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.errors import unknown_name
-from tl_emergence.plots.drawing import DIVERGING, NotebookFigure
+from tl_emergence.plots.drawing import DIVERGING, NotebookFigure, labelled
 
 _NAMED = 5
+# Room of a number of two or three digits, in inches.
+_ROOM_OF_NUMBER = 0.15
+_WIDEST_PANEL = 12.0
 
 
 def head_effects(effects: HeadEffects, metric: str | None = None) -> Figure:
@@ -24,7 +27,7 @@ def head_effects(effects: HeadEffects, metric: str | None = None) -> Figure:
     if metric is not None and metric not in effects.metrics:
         raise unknown_name("metric", metric, list(effects.metrics))
     shown: Sequence[str] = effects.metrics if metric is None else [metric]
-    width = max(3.4, 1.9 + 0.42 * len(effects.heads))
+    width = min(max(3.4, 1.9 + 0.42 * len(effects.heads)), _WIDEST_PANEL)
     size = (width * len(shown) + 0.6, max(3.2, 1.8 + 0.21 * len(effects.layers)))
     figure = NotebookFigure(figsize=size, layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
@@ -49,8 +52,10 @@ def _draw(axes: Axes, figure: Figure, effects: HeadEffects, metric: str) -> None
     axes.set_facecolor("lightgrey")
     axes.set_title(f"{metric}: clean {float(effects.baseline[metric].mean()):.2f}", fontsize=10)
     axes.set_ylabel("layer")
-    axes.set_yticks(range(rows), [str(layer) for layer in effects.layers], fontsize=7)
-    axes.set_xticks(range(columns), [str(head) for head in effects.heads], fontsize=7)
+    shown = labelled(rows, axes, _ROOM_OF_NUMBER, vertical=True)
+    axes.set_yticks(shown, [str(effects.layers[k]) for k in shown], fontsize=7)
+    shown = labelled(columns, axes, _ROOM_OF_NUMBER)
+    axes.set_xticks(shown, [str(effects.heads[k]) for k in shown], fontsize=7)
     axes.set_xlabel("head" if effects.component == "head" else "")
     if effects.component != "head":
         axes.set_xticks([])

@@ -16,10 +16,12 @@ from tl_emergence.plots.drawing import (
     DIVERGING,
     FOOTNOTE,
     SEQUENTIAL,
+    WIDEST,
     Metric,
     NotebookFigure,
     axes_for,
     check_single,
+    label_positions,
     title_of,
     two_lines,
     values_of,
@@ -49,7 +51,8 @@ def heatmap(
         SettingError: An unknown metric.
     """
     check_single(result)
-    size = (max(6.0, 1.2 + 0.55 * len(result.positions)), max(4.0, 1.8 + 0.22 * len(result.layers)))
+    width = min(max(6.0, 1.2 + 0.55 * len(result.positions)), WIDEST)
+    size = (width, max(4.0, 1.8 + 0.22 * len(result.layers)))
     figure, axes = axes_for(ax, size)
     image = draw_heatmap(axes, result, metric, title, vmax)
     figure.colorbar(image, ax=axes, label=f"{metric} (bits)")
@@ -135,7 +138,7 @@ def draw_heatmap(
     for row, column in saturated.nonzero().tolist():
         corner = (column - 0.46, row - 0.46)
         axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=0.7))
-    axes.set_xticks(range(len(result.positions)), result.labels, rotation=40, ha="right")
+    label_positions(axes, result.labels)
     step = max(1, len(result.layers) // 12)
     axes.set_yticks(range(0, len(result.layers), step), [str(x) for x in result.layers[::step]])
     axes.set_ylabel("block")

@@ -20,6 +20,7 @@ from tl_emergence.plots.drawing import (
     column_of,
     draw_cap,
     draw_line,
+    label_positions,
     title_of,
     two_lines,
     values_of,
@@ -65,7 +66,7 @@ def curves(
     # A dash a position: a line between them would seem to be crossed where it is not.
     axes.hlines(exact[-1], x - 0.3, x + 0.3, color="black", linewidth=2, label=EXACT[metric])
     draw_cap(axes, result, 0.0)
-    axes.set_xticks(x, result.labels, rotation=40, ha="right")
+    label_positions(axes, result.labels)
     axes.set_ylabel(f"{metric} (bits)")
     axes.set_title(title if title is not None else two_lines(title_of(result)), fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
