@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import weakref
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -195,17 +197,61 @@ def test_the_data_frame_has_a_row_for_every_run_cell_and_metric(comparison: tle.
     frame = comparison.to_dataframe()
     # spaces x sigmas x (model and two controls) x layers x positions x metrics
     assert len(frame) == 2 * 2 * 3 * toys.N_LAYERS * 3 * 3
-    assert list(frame.columns[:12]) == [
-        "model", "prompts", "estimator", "space", "sigma", "control", "layer", "pos", "label", "metric",
-        "value", "stderr",
+    assert list(frame.columns[:19]) == [
+        "model", "model_note", "prompts", "prompts_hash", "n_prompts", "shots", "bos", "seed", "micro",
+        "estimator", "options", "space", "sigma", "control", "layer", "pos", "label", "metric", "value",
     ]  # fmt: skip
     row = frame[
-        (frame.space == "unit") & (frame.sigma == 0.25) & (frame.control == "") & (frame.layer == 1)
+        (frame.space == "unit") & (frame.sigma == 0.25) & (frame.control == "model") & (frame.layer == 1)
         & (frame.pos == 2) & (frame.metric == "emergence")
     ]  # fmt: skip
     found = comparison["unit"][0.25]  # type: ignore[index]
     assert row.value.item() == float(found.emergence[1, 2])
     assert row.label.item() == "last" and row.exact.item() == float(found.exact.emergence[1, 2])
+
+
+KEY = [
+    "model", "model_note", "prompts", "prompts_hash", "n_prompts", "shots", "bos", "seed", "micro",
+    "estimator", "options", "space", "sigma", "control", "layer", "pos", "metric",
+]  # fmt: skip
+
+
+def test_a_csv_file_gives_back_every_row_of_the_model_and_of_its_controls(
+    comparison: tle.SpaceComparison,
+) -> None:
+    frame = comparison.to_dataframe()
+    back = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    assert back.groupby("control").size().to_dict() == frame.groupby("control").size().to_dict()
+    assert set(back["control"]) == {"model", "shuffled_weights", "shuffled_tokens"}
+    assert len(back.groupby(KEY)) == len(frame)  # no key is lost, and none occurs twice
+    assert set(back["model_note"]) == {"none"} and set(back["shots"]) == {0}
+
+
+def test_rows_of_different_calls_have_different_keys(toy: Any) -> None:
+    def rows(prompts: Any, **settings: Any) -> pd.DataFrame:
+        settings = {"space": "unit", "positions": [2], "layers": [1], "prepend_bos": False, **settings}
+        return tle.information_emergence(toy, prompts, **settings).to_dataframe()
+
+    calls = [
+        rows(toys.TOKENS),
+        rows(toys.TOKENS, seed=1),
+        rows(toys.TOKENS, micro="first"),
+        rows(toys.TOKENS, draws=5),
+        rows(toys.TOKENS, prepend_bos=True, bos_token_id=1),
+        rows(toys.TOKENS, estimator="exact"),
+        rows(toys.TOKENS.flip(0)),
+        rows(toys.TOKENS[:6]),
+    ]
+    assert not pd.concat(calls).duplicated(KEY).any()
+    assert [bool(call["bos"].all()) for call in calls] == [False] * 4 + [True] + [False] * 3
+    assert calls[-1]["n_prompts"].tolist() == [6] * 3
+    assert calls[3]["options"].tolist() == ["draws=5"] * 3
+
+
+def test_demonstrations_tell_their_shots(toy: Any, tokenizer: Any) -> None:
+    prompts = tle.prompts.demonstrations("color", tokenizer, shots=2, n=8)
+    found = tle.information_emergence(toy, prompts, space="unit", layers=[1], prepend_bos=False)
+    assert set(found.to_dataframe()["shots"]) == {2}
 
 
 def test_the_summary_says_what_was_measured_and_what_limits_it(result: tle.EmergenceResult) -> None:

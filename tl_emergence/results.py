@@ -138,8 +138,11 @@ class EmergenceResult:
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row for each run, layer, position and metric (macro, micro, emergence).
 
-        Columns: model, prompts, estimator, space, sigma, control ("" for the model itself), layer, pos,
-        label, metric, value, stderr, exact, cap_bits, saturated (of macro or micro; either for emergence).
+        Columns: model, model_note, prompts, prompts_hash, n_prompts, shots (0 where the prompts are no
+        demonstrations), bos, seed, micro, estimator, options (of the estimator), space, sigma, control
+        ("model" for the model itself), layer, pos, label, metric, value, stderr, exact, cap_bits, saturated
+        (of macro or micro; either for emergence). No word is empty, so that a CSV file keeps them all. All
+        columns before `label`, and `metric`, together name a row, also among the rows of different calls.
         With `geometry=True` also the quantities of `Geometry` by their names, the same in all three rows of
         a layer and position, whatever the sigma.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as html_escape
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,10 +22,15 @@ _CONTROL_NAMES = {
 }
 _GAUSSIAN = ("gaussian", "vinfo")
 
+THE_MODEL = "model"
+"""What the column `control` says of the rows of the model itself: a word, since CSV loses empty strings."""
+NONE = "none"
+"""What a column of words says where there is nothing to say, for the same reason."""
+
 
 def result_rows(result: EmergenceResult) -> pd.DataFrame:
     """Return one row for each run, layer, position and metric."""
-    frames = [_rows(result, "")]
+    frames = [_rows(result, THE_MODEL)]
     frames += [_rows(control, name) for name, control in result.controls.items()]
     return joined_rows(frames)
 
@@ -35,6 +40,38 @@ def joined_rows(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.concat(frames, ignore_index=True)
+
+
+def described_run(settings: Mapping[str, Any], n_prompts: int) -> dict[str, Any]:
+    """Return the columns that tell the tables of different calls apart, the same in every row.
+
+    `model` and `model_note`, the name and content hash of the prompts, their number, their shots (0 where
+    the prompts are no demonstrations), whether BOS stood in front, and the seed.
+
+    Example:
+        >>> described_run({"model": "gpt2", "prompts": "country", "bos_token_id": 50256, "seed": 3}, 8)["bos"]
+        True
+    """
+    details = settings.get("prompts_details", {})
+    return {
+        "model": str(settings.get("model", "states")),
+        "model_note": str(settings.get("model_note") or NONE),
+        "prompts": str(settings.get("prompts", "tokens")),
+        "prompts_hash": str(settings.get("prompts_hash") or NONE),
+        "n_prompts": n_prompts,
+        "shots": int(details.get("shots", 0)),
+        "bos": settings.get("bos_token_id") is not None or settings.get("n_prefix", 0) > 0,
+        "seed": int(settings.get("seed", 0)),
+    }
+
+
+def _options_of(result: EmergenceResult) -> str:
+    """Return the estimator's other settings as text; `none` where it has none."""
+    from tl_emergence.estimators import ESTIMATORS
+
+    names = ESTIMATORS[result.estimator].options if result.estimator in ESTIMATORS else ()
+    options = [f"{name}={result.settings[name]}" for name in names if name in result.settings]
+    return ", ".join(options) or NONE
 
 
 def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
@@ -48,15 +85,16 @@ def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
     }
     described = {} if result.geometry is None else result.geometry.tensors()
     geometry = {name: tensor.flatten().numpy() for name, tensor in described.items()}
+    run = {**described_run(result.settings, result.n_prompts), "micro": result.settings.get("micro", "alone")}
     layer, pos = torch.meshgrid(torch.tensor(result.layers), torch.tensor(result.positions), indexing="ij")
     frames = []
     for metric, (value, stderr, exact, saturated) in metrics.items():
         frames.append(
             pd.DataFrame(
                 {
-                    "model": result.settings.get("model", "states"),
-                    "prompts": result.settings.get("prompts", "tokens"),
+                    **run,
                     "estimator": result.estimator,
+                    "options": _options_of(result),
                     "space": result.space,
                     "sigma": result.sigma,
                     "control": control,

@@ -204,7 +204,7 @@ def bits(layer: int, space: str, strike: slice | None = None) -> float:
     for end in (layer, layer + 1):
         by_energy = states.macro[0][end].square().mean(dim=0).argsort(descending=True)
         pair.append(view(end, space, [] if strike is None else by_energy[strike].tolist()))
-    return tle.mutual_information(*pair, sigma=0.5, seed=0).bits
+    return tle.mutual_information(*pair, estimator="noise", sigma=0.5, seed=0).bits
 
 
 rows = {}
@@ -263,9 +263,8 @@ with tempfile.TemporaryDirectory() as folder:
     spaces.save(Path(folder) / "first-look")
     again = tle.load_result(Path(folder) / "first-look")
 table = again.to_dataframe()
-table[(table.layer == 9) & (table.pos == 7) & (table.metric == "emergence")].drop(
-    columns=["model", "prompts"]
-)
+there = table[(table.layer == 9) & (table.pos == 7) & (table.metric == "emergence")]
+there.loc[:, there.nunique() > 1]  # the columns in which they differ
 
 # %% [markdown]
 # ## What this does not show

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -77,6 +80,40 @@ def test_the_data_frame_has_a_row_for_each_head_that_was_ablated() -> None:
     assert (row["layer"], row["head"], row["baseline"], row["unit"]) == (1, 1, 4.0, "bits")
     assert row["value"] == pytest.approx(float(made().mean("information")[0, 1]))
     assert row["saturated"] == 0.25 and set(table.query("metric == 'loss'")["saturated"]) == {0.0}
+
+
+def test_a_csv_file_of_effects_keeps_every_word_and_tells_runs_apart() -> None:
+    def with_settings(**changes: Any) -> pd.DataFrame:
+        effects = made()
+        return replace(effects, settings={**effects.settings, **changes}).to_dataframe()
+
+    same_heads = [
+        with_settings(),
+        with_settings(seed=1),
+        with_settings(prompts_hash="a1"),
+        with_settings(bos_token_id=2),
+        with_settings(model_note="step 100"),
+        with_settings(kind="mean", reference_hash="b2"),
+        with_settings(kind="resample", draws=4),
+        with_settings(positions=[0, 1]),
+        with_settings(metrics={**made().settings["metrics"], "information": {"sigma": 1.0}}),
+    ]
+    table = pd.concat(same_heads, ignore_index=True)
+    back = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    keys = [name for name in back.columns if name not in ("value", "stderr", "baseline", "saturated")]
+    assert not bool(back[keys].isna().any(axis=None))
+    alike = back[back["metric"] == "information"]
+    assert len(alike.groupby(keys)) == len(alike) == 9 * 3
+    assert set(table["n_prompts"]) == {N}
+
+
+def test_effects_that_were_saved_without_their_saturation_say_that_it_is_not_known() -> None:
+    effects = made()
+    about = {k: v for k, v in effects.settings["metrics"]["information"].items() if k != "saturated"}
+    settings = {**effects.settings, "metrics": {**effects.settings["metrics"], "information": about}}
+    text = replace(effects, settings=settings).summary()
+    assert "nan" not in text and "SATURATED" not in text
+    assert "which cells are saturated was not kept" in text
 
 
 def test_saturation_is_told_in_words_and_refused_of_metrics_that_are_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,33 +153,42 @@ class HeadEffects:
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row for each metric, layer and head.
 
-        Columns: model, prompts, kind, component, layer, head, label, metric, value (the mean effect),
-        stderr, baseline, unit, saturated (the share of the metric's cells; see `saturated`).
+        Columns: model, model_note, prompts, prompts_hash, n_prompts, shots (0 where the prompts are no
+        demonstrations), bos, seed, kind, reference_hash, draws, ablated_positions, component, layer, head,
+        label, value (the mean effect), stderr, metric, metric_settings (JSON), baseline, unit, saturated (the
+        share of the metric's cells; see `saturated`). No word is empty, so that a CSV file keeps them all.
         """
         import pandas as pd
 
-        shared = (
-            str(self.settings.get("model", "")),
-            str(self.settings.get("prompts", "")),
-            self.kind,
-            self.component,
-        )
+        from tl_emergence.tables import NONE, described_run
+
+        run = described_run(self.settings, self.n_prompts)
+        run |= {
+            "kind": self.kind,
+            "reference_hash": str(self.settings.get("reference_hash") or NONE),
+            "draws": self.settings.get("draws", 1),
+            "ablated_positions": ",".join(map(str, self.settings.get("positions", ()))) or "all",
+            "component": self.component,
+        }
         rows = []
         for metric in self.metrics:
             mean, stderr = self.mean(metric), self.stderr(metric)
+            about = dict(self.settings.get("metrics", {}).get(metric, {}))
+            about.pop("saturated", None)
             of_metric = (
                 metric,
+                json.dumps(about, sort_keys=True),
                 float(self.baseline[metric].mean()),
-                self.units[metric],
+                self.units[metric] or NONE,
                 self.saturated(metric),
             )
             for i, layer in enumerate(self.layers):
                 for j, head in enumerate(self.heads):
                     if not bool(mean[i, j].isnan()):
                         value = (layer, head, self.label(layer, head), float(mean[i, j]), float(stderr[i, j]))
-                        rows.append((*shared, *value, *of_metric))
-        names = ["model", "prompts", "kind", "component", "layer", "head", "label", "value", "stderr"]
-        return pd.DataFrame(rows, columns=[*names, "metric", "baseline", "unit", "saturated"])
+                        rows.append((*run.values(), *value, *of_metric))
+        names = [*run, "layer", "head", "label", "value", "stderr", "metric", "metric_settings"]
+        return pd.DataFrame(rows, columns=[*names, "baseline", "unit", "saturated"])
 
     def plot(self, metric: str | None = None) -> Figure:
         """Draw the effects as a heatmap of layers and heads, diverging, centred at 0; all metrics or one."""
@@ -231,6 +241,8 @@ class HeadEffects:
             f"macro cannot exceed {math.log2(self.n_prompts):.2f}: near it nothing is seen to fall)"
         )
         share = self.saturated(metric)
+        if math.isnan(share):
+            return f"{text}; which cells are saturated was not kept"
         return text if not share else f"{text}; SATURATED in {share:.0%} of its cells"
 
     def _of(self, metric: str) -> Float[Tensor, "layer head prompt"]:
