@@ -43,7 +43,8 @@ def demonstrations(
     Args:
         name_or_list: "country", "animal" or "color", or entities of your own (a leading space is added
             to each by the tokenizer's own rule for a word inside a text).
-        model_or_tokenizer: The tokenizer in hand, or a TransformerLens model that has one.
+        model_or_tokenizer: The tokenizer in hand (of transformers or of the tokenizers library), or a
+            TransformerLens model that has one.
         shots: Entities a prompt; by default what the paper used (4, 5, 5), or 4 for a list of your own.
         n: Distinct prompts to draw, or "all" to enumerate the population.
         seed: Seed of the draw and of the row order. Global random state is not touched.

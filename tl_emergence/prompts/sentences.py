@@ -41,7 +41,8 @@ def sentences(
         texts: An iterable of strings (or of rows with a text field: a Hugging Face dataset, streamed or
             not), a .txt file (blank lines separate texts), a .jsonl file, "persuasion" (Jane Austen's novel,
             which comes with the package), or "openorca" / "openhermes" (streamed from the hub).
-        model_or_tokenizer: The tokenizer in hand, or a TransformerLens model that has one.
+        model_or_tokenizer: The tokenizer in hand (of transformers or of the tokenizers library), or a
+            TransformerLens model that has one.
         n_tokens: Tokens a window.
         anchor: Which side of a full stop.
         n: Stop after this many windows; None takes all, which needs a finite source.

@@ -14,8 +14,11 @@ _CONTEXT = "x"
 def tokenizer_of(model_or_tokenizer: Any) -> Any:
     """Return the tokenizer of a TransformerLens model, or the tokenizer itself.
 
+    One of the `tokenizers` library (`tokenizers.Tokenizer`) is wrapped as transformers wraps it; it stays as
+    it is.
+
     Raises:
-        TokenError: Neither a tokenizer nor a model that has one.
+        TokenError: Neither a tokenizer nor a model that has one, or a tokenizer of another library.
     """
     found = model_or_tokenizer
     if hasattr(model_or_tokenizer, "cfg"):
@@ -28,7 +31,30 @@ def tokenizer_of(model_or_tokenizer: Any) -> Any:
             fix="Pass the loaded model or its tokenizer (second, after the texts or the list), or make the "
             "prompts yourself with prompts.from_tokens.",
         )
+    if type(found).__module__.split(".")[0] == "tokenizers":
+        found = _wrapped(found)
+    try:
+        encode(found, "")
+    except TypeError as error:
+        raise TokenError(
+            "a tokenizer of another library",
+            seen=f"{type(found).__module__}.{type(found).__name__}, whose encode says: {error}",
+            expected="a tokenizer of transformers or of the tokenizers library",
+            fix="Load it with transformers.AutoTokenizer, or make the prompts yourself with "
+            "prompts.from_tokens.",
+        ) from error
     return found
+
+
+def _wrapped(tokenizer: Any) -> Any:
+    """Return a transformers tokenizer that works on a copy of one of the `tokenizers` library."""
+    from transformers import PreTrainedTokenizerFast
+
+    raw = getattr(tokenizer, "_tokenizer", tokenizer)  # the library's ready-made classes hold theirs inside
+    unknown = getattr(raw.model, "unk_token", None)
+    special = {} if unknown is None else {"unk_token": unknown}
+    # Texts are put together from pieces: a piece must come back as it was.
+    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **special)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
