@@ -103,20 +103,18 @@ def test_blocks_below_are_left_out_and_nothing_changes(model: Any, monkeypatch: 
 
     def measure() -> tle.HeadEffects:
         ran.append(0)
-        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: count())]):
+        with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", lambda x, hook: count(x))]):
             return tle.ablate_heads(
                 model, PROMPTS, ["loss", "emergence"], kind="zero", heads=["L1H0", "L1H1"], batch_size=8
             )
 
-    def count() -> None:
-        ran[-1] += 1
+    def count(stream: torch.Tensor) -> None:
+        ran[-1] += len(stream) == len(PROMPTS)  # not the few prompts of a proof
 
     short = measure()
-    monkeypatch.setattr(
-        "tl_emergence.circuits.experiment.prove_skipping", lambda *_: edited.Skipping(False, ())
-    )
+    monkeypatch.setattr("tl_emergence.circuits.experiment.prove_shortcuts", lambda *_, **__: edited.WHOLE)
     whole = measure()
-    assert ran[1] - ran[0] == 1  # two passes more for two heads, one less for the proof
+    assert ran[1] - ran[0] == 2  # one pass for each head
     for metric in whole.metrics:
         assert torch.allclose(short.effects[metric], whole.effects[metric], atol=1e-6)
 

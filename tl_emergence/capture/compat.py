@@ -88,6 +88,11 @@ def norm_modules(model: Any) -> list[nn.Module | None]:
     return [*found, getattr(model, "ln_final", None)]
 
 
+def unembedding(model: Any) -> nn.Module | None:
+    """Return the module that makes logits of the stream behind the final norm; None where there is none."""
+    return getattr(model, "unembed", None)
+
+
 def has_norms(model: Any) -> bool:
     """Return whether the model has norms at all (toy models may be built without any)."""
     return getattr(model.cfg, "normalization_type", "unknown") is not None

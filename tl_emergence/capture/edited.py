@@ -9,28 +9,41 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.forward import LastStateReached, OnState
+from tl_emergence.errors import HookError
 
 Edit = tuple[str, Callable[[Tensor], Tensor]]
 """A hook point, and what its activation becomes: a new tensor, never the given one changed in place."""
 
+PROBE_ROWS = 3
+"""Prompts on which shortcuts and hooks are proven."""
+
 _TOLERANCE = 1e-5
+
+# What a model raises that cannot run cut down or from a block on: wrong shapes, missing keys and values.
+_DOES_NOT_FIT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
-class Skipping:
-    """How to leave out the blocks below an edit, for one model.
+class Shortcuts:
+    """What a pass may leave out for one model, as far as `prove_shortcuts` saw that nothing changes.
 
     Attributes:
-        possible: Whether a pass that starts at a block was seen to give what a whole pass gives.
+        cut: Whether the stream may be cut down to the positions that are wanted before the unembedding.
+        starts: The blocks at which a pass may start, the blocks below them left out.
         tuples: For each block, the length of the tuple it returns; 0 where it returns a tensor.
     """
 
-    possible: bool
-    tuples: tuple[int, ...]
+    cut: bool = False
+    starts: frozenset[int] = frozenset()
+    tuples: tuple[int, ...] = ()
+
+
+WHOLE = Shortcuts()
+"""No shortcut: every pass runs from the tokens and computes all logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +64,17 @@ def run_edited(
     on_state: OnState | None = None,
     logits_at: Sequence[int] = (),
     start: Start | None = None,
-    skipping: Skipping | None = None,
+    shortcuts: Shortcuts = WHOLE,
 ) -> Float[Tensor, "batch kept vocabulary"] | None:
     """Run a batch with edits, hand each wanted h_l to `on_state`, and return logits at some positions.
 
-    The stream is cut down to those positions before the final norm and the unembedding, which see each
-    position by itself. Without positions the pass ends at the last state asked for. A start needs
-    `skipping`, that of this model. The caller's own hooks stay in force.
+    Without positions the pass ends at the last state asked for. A start needs `shortcuts` that allow it.
+    The caller's own hooks stay in force.
+
+    Raises:
+        HookError: Logits of another shape than [batch, kept, vocabulary].
     """
-    last = compat.n_layers(model)
+    places = list(logits_at)
 
     def edit(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         return lambda tensor, hook: change(tensor)
@@ -68,41 +83,63 @@ def run_edited(
         def hook(tensor: Tensor, hook: Any) -> None:
             assert on_state is not None
             on_state(state, tensor)
-            if not logits_at and state == max(states):
+            if not places and state == max(states):
                 raise LastStateReached
 
         return hook
 
-    def cut(tensor: Tensor, hook: Any) -> Tensor:
-        return tensor[:, list(logits_at)]
-
     hooks: list[tuple[str, Callable[..., Any]]] = []
     skipped = nullcontext()
     if start is not None and start.layer > 0:
-        assert skipping is not None and skipping.possible
+        assert start.layer in shortcuts.starts
         residual = start.residual
         hooks.append((compat.residual_hook(model, start.layer), lambda tensor, hook: residual))
-        skipped = _skipped_blocks(model, start.layer, skipping)
+        skipped = _skipped_blocks(model, start.layer, shortcuts.tuples)
     hooks += [(name, edit(change)) for name, change in edits]
     hooks += [(compat.residual_hook(model, state), collect(state)) for state in sorted(states)]
-    if logits_at:
-        hooks.append((compat.residual_hook(model, last), cut))
-    with compat.hooked(model, hooks), skipped:
+    cut = _cut_before(compat.unembedding(model), places) if places and shortcuts.cut else nullcontext()
+    with compat.hooked(model, hooks), skipped, cut:
         try:
-            return compat.logits(model, tokens) if logits_at else compat.run(model, tokens)
+            if not places:
+                return compat.run(model, tokens)
+            logits = compat.logits(model, tokens)
         except LastStateReached:
             return None
+    logits = logits if shortcuts.cut else logits[:, places]
+    if logits.ndim != 3 or logits.shape[:2] != (len(tokens), len(places)):
+        raise HookError(
+            "logits of an unexpected shape",
+            seen=tuple(logits.shape),
+            expected=f"[batch, position, vocabulary] with {len(tokens)} prompts and {len(places)} positions",
+            fix="Report it with the model's name and the TransformerLens version.",
+        )
+    return logits
 
 
 @torch.no_grad()
-def prove_skipping(model: Any, tokens: Int[Tensor, "batch pos"]) -> Skipping:
-    """Find out, on a few prompts, whether blocks can be left out: two passes, compared at the end.
+def prove_shortcuts(
+    model: Any, tokens: Int[Tensor, "batch pos"], *, starts: Sequence[int] = (), logits_at: Sequence[int] = ()
+) -> Shortcuts:
+    """Find out, on a few prompts, which shortcuts give what a whole run gives.
 
-    A block that is left out hands on what it was given, in the form in which it returns things; the stream
-    is put right at the entrance of the first block that runs.
+    Each is compared with a whole run: the stream behind the last block at every position, and the logits
+    asked for. A block that is left out hands on what it was given, in the form in which it returns things;
+    the stream is put right at the entrance of the first block that runs. A model whose later blocks need
+    more of the earlier ones than the stream (shared keys and values), or that restores the shape of its
+    input behind the last block, is found out here, by a difference or by what it raises.
+
+    Args:
+        model: The model.
+        tokens: A few inputs, BOS included.
+        starts: Blocks at which passes could start.
+        logits_at: Input positions at which logits will be wanted.
+
+    Cost: a whole pass over these inputs, and one for each start.
     """
-    blocks = list(model.blocks)
+    blocks, last = list(model.blocks), compat.n_layers(model)
     tuples = [0] * len(blocks)
+    starts = sorted({start for start in starts if start > 0})
+    streams: dict[int, Tensor] = {}
 
     def shape_of(number: int) -> Callable[..., None]:
         def hook(module: Any, args: Any, output: Any) -> None:
@@ -110,34 +147,73 @@ def prove_skipping(model: Any, tokens: Int[Tensor, "batch pos"]) -> Skipping:
 
         return hook
 
-    middle, last = len(blocks) - 1, len(blocks)
-    if middle < 1:
-        return Skipping(False, tuple(tuples))
-    whole: dict[int, Tensor] = {}
-    handles = [block.register_forward_hook(shape_of(i)) for i, block in enumerate(blocks)]
-    position = tokens.shape[1] - 1
-    try:
-        wanted = run_edited(
+    def outcome(shortcuts: Shortcuts, start: Start | None, kept: dict[int, Tensor]) -> Tensor | None:
+        return run_edited(
             model,
             tokens,
-            states=(middle, last),
-            on_state=lambda state, x: whole.__setitem__(state, x.clone()),
-            logits_at=[position],
+            states=[*(starts if start is None else []), last],
+            on_state=lambda state, x: kept.__setitem__(state, x.clone()),
+            logits_at=logits_at,
+            start=start,
+            shortcuts=shortcuts,
         )
+
+    handles = [block.register_forward_hook(shape_of(i)) for i, block in enumerate(blocks)]
+    try:
+        wanted = outcome(WHOLE, None, streams)
     finally:
         for handle in handles:
             handle.remove()
-    hopeful = Skipping(True, tuple(tuples))
-    again = run_edited(
-        model, tokens, logits_at=[position], start=Start(middle, whole[middle]), skipping=hopeful
-    )
-    assert wanted is not None and again is not None
-    gap = float((again - wanted).abs().max())
-    return Skipping(gap <= _TOLERANCE * max(float(wanted.abs().max()), 1.0), tuple(tuples))
+
+    def is_proven(shortcuts: Shortcuts, start: Start | None) -> bool:
+        kept: dict[int, Tensor] = {}
+        try:
+            logits = outcome(shortcuts, start, kept)
+        except _DOES_NOT_FIT:  # the whole run has just gone well: it is the shortcut that does not
+            return False
+        same = wanted is None or (logits is not None and _agree(logits, wanted))
+        return same and last in kept and _agree(kept[last], streams[last])
+
+    form = tuple(tuples)
+    cut = bool(logits_at) and is_proven(Shortcuts(True, frozenset(), form), None)
+    found = [
+        start
+        for start in starts
+        if is_proven(Shortcuts(cut, frozenset([start]), form), Start(start, streams[start]))
+    ]
+    return Shortcuts(cut, frozenset(found), form)
+
+
+def _agree(seen: Tensor, wanted: Tensor) -> bool:
+    if seen.shape != wanted.shape:
+        return False
+    gap = float((seen.float() - wanted.float()).abs().max())
+    return gap <= _TOLERANCE * max(float(wanted.float().abs().max()), 1.0)  # false for NaN
 
 
 @contextmanager
-def _skipped_blocks(model: Any, below: int, skipping: Skipping) -> Iterator[None]:
+def _cut_before(module: nn.Module | None, places: list[int]) -> Iterator[None]:
+    """Hand a module some positions only, for a while."""
+    if module is None:
+        raise HookError(
+            "no unembedding found",
+            seen="a model without `unembed`",
+            expected="the module that turns the stream into logits",
+            fix="Report it with the model's name.",
+        )
+
+    def cut(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, places], *args[1:])
+
+    handle = module.register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _skipped_blocks(model: Any, below: int, tuples: Sequence[int]) -> Iterator[None]:
     """Have the blocks below a layer return what they are given; put everything back at the end."""
     blocks = list(model.blocks)[:below]
     own = [block.__dict__.get("forward") for block in blocks]
@@ -150,7 +226,7 @@ def _skipped_blocks(model: Any, below: int, skipping: Skipping) -> Iterator[None
         return forward
 
     try:
-        for block, length in zip(blocks, skipping.tuples, strict=False):
+        for block, length in zip(blocks, tuples, strict=False):
             block.__dict__["forward"] = handing_on(length)
         yield
     finally:

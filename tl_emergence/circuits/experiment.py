@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_fits_model, not_finite
-from tl_emergence.capture.edited import Edit, Skipping, Start, prove_skipping, run_edited
+from tl_emergence.capture.edited import PROBE_ROWS, Edit, Shortcuts, Start, prove_shortcuts, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
 from tl_emergence.capture.protected import no_grad
@@ -28,7 +28,6 @@ from tl_emergence.circuits.references import AblationKind, Reference, gather_ref
 from tl_emergence.estimators.interface import SATURATED_ABOVE
 from tl_emergence.prompts.prompt_set import PromptSet
 
-_PROBE_ROWS = 3
 # Above this the streams that enter the blocks are not kept, and every pass runs from the tokens.
 _STREAM_BYTES = 2 * 2**30
 
@@ -92,15 +91,19 @@ class Experiment:
         for prompts in (self.prompts, *([] if self.reference is None else [self.reference])):
             check_fits_model(self.model, prompts, self.bos)
         device = compat.device(self.model)
-        probe = with_prefix(self.prompts.tokens[:_PROBE_ROWS], self.bos).to(device)
+        probe = with_prefix(self.prompts.tokens[:PROBE_ROWS], self.bos).to(device)
         report = preflight(self.model, probe)
         self._check_outputs(probe)
         reading = Reading(report.norms, report.reasons, report.folded)
-        skipping = prove_skipping(self.model, probe)
-        settings = {**self.described(reading.default_space), "skips_blocks": skipping.possible}
+        shortcuts = self._proven_shortcuts(probe)
+        starts = self._starts()
+        settings = {
+            **self.described(reading.default_space),
+            "skips_blocks": bool(starts) and shortcuts.starts.issuperset(starts),
+        }
         if any(isinstance(m, InformationMetric) and m.space is None for m in self.metrics):
             chosen_by_default(reading, stacklevel=6)
-        runner = _Runner(self, reading, skipping)
+        runner = _Runner(self, reading, shortcuts)
         done = [workspace.load_tensors(name) for name in ("clean", *(c.label for c in self.components))]
         known = all(isinstance(m, InformationMetric) or m.fingerprint for m in self.metrics)
         if known and all(part is not None for part in done):
@@ -136,6 +139,20 @@ class Experiment:
             values.append(found["values"])
         return baseline, values, settings
 
+    def logits_at(self) -> list[int]:
+        """Return the content positions whose logits some metric sees."""
+        return sorted({t for m in self.metrics if isinstance(m, LogitMetric) for t in m.positions or ()})
+
+    def _starts(self) -> list[int]:
+        """Return the blocks at which passes could start: those of the components, but for the first."""
+        return sorted({component.layer for component in self.components} - {0})
+
+    def _proven_shortcuts(self, probe: Tensor) -> Shortcuts:
+        offset = 0 if self.bos is None else 1
+        return prove_shortcuts(
+            self.model, probe, starts=self._starts(), logits_at=[offset + t for t in self.logits_at()]
+        )
+
     def _check_outputs(self, probe: Tensor) -> None:
         """Raise HookError where a head's output does not have one slot a query head."""
         edits: list[Edit] = []
@@ -152,16 +169,16 @@ class Experiment:
 class _Runner:
     """The passes of an experiment."""
 
-    def __init__(self, experiment: Experiment, reading: Reading, skipping: Skipping) -> None:
+    def __init__(self, experiment: Experiment, reading: Reading, shortcuts: Shortcuts) -> None:
         self._of = experiment
         self._reading = reading
-        self._skipping = skipping
+        self._shortcuts = shortcuts
         self._offset = 0 if experiment.bos is None else 1
         self._inputs = with_prefix(experiment.prompts.tokens, experiment.bos)
         self._device = compat.device(experiment.model)
         self._information = [m for m in experiment.metrics if isinstance(m, InformationMetric)]
         self._of_logits = [m for m in experiment.metrics if isinstance(m, LogitMetric)]
-        self._logits_at = sorted({t for m in self._of_logits for t in m.positions or ()})
+        self._logits_at = experiment.logits_at()
         self._states_at = sorted({t for m in self._information for t in m.positions or ()})
         self._states = sorted(
             {s for m in self._information for layer in m.layers or () for s in (layer, layer + 1)}
@@ -174,7 +191,7 @@ class _Runner:
     def clean(self) -> _Clean:
         """Run the clean model once; keep the streams from which ablations start, and what they compare to."""
         of = self._of
-        starts = sorted({c.layer for c in of.components} - {0}) if self._skipping.possible else []
+        starts = sorted(self._shortcuts.starts)
         width, n = compat.d_model(of.model), self._inputs.numel()
         if len(starts) * n * width * 4 > _STREAM_BYTES:
             starts = []
@@ -293,7 +310,7 @@ class _Runner:
             on_state=collect,
             logits_at=[self._offset + t for t in self._logits_at],
             start=start,
-            skipping=self._skipping,
+            shortcuts=self._shortcuts,
         )
 
     def _value(

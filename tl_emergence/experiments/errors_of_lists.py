@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
-from tl_emergence.capture.edited import run_edited
+from tl_emergence.capture.edited import PROBE_ROWS, prove_shortcuts, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.errors import TokenError
 from tl_emergence.prompts.prompt_set import PromptSet
@@ -53,9 +53,11 @@ def list_errors(
     bos = compat.bos_token(model, None, None)
     offset = 0 if bos is None else 1
     at = [offset + 2 * shot + 1 for shot in range(shots - 1)]
+    inputs = with_prefix(prompts.tokens, bos).to(compat.device(model))
+    shortcuts = prove_shortcuts(model, inputs[:PROBE_ROWS], logits_at=at)
     found: dict[str, list[Tensor]] = {name: [] for name in ERRORS}
-    for tokens, listed in zip(prompts.tokens.split(batch_size), items.split(batch_size), strict=True):
-        logits = run_edited(model, with_prefix(tokens, bos).to(compat.device(model)), logits_at=at)
+    for tokens, listed in zip(inputs.split(batch_size), items.split(batch_size), strict=True):
+        logits = run_edited(model, tokens, logits_at=at, shortcuts=shortcuts)
         assert logits is not None
         for name, values in _errors(logits.cpu(), listed, entities).items():
             found[name].append(values)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
-from tl_emergence.capture.edited import run_edited
+from tl_emergence.capture.edited import PROBE_ROWS, prove_shortcuts, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.checks import integer, number
 from tl_emergence.errors import SettingError
@@ -89,11 +89,14 @@ def continuations(
     generator = torch.Generator().manual_seed(integer("seed", seed))
     draws = torch.rand(len(inputs), n_tokens, generator=generator, dtype=torch.float64)
     batch_size = integer("batch size", batch_size, least=1)
+    device, end = compat.device(model), inputs.shape[1] - 1
+    shortcuts = prove_shortcuts(model, inputs[:PROBE_ROWS].to(device), logits_at=[end])
     texts = []
     for batch, drawn in zip(inputs.split(batch_size), draws.split(batch_size), strict=True):
         rows = batch
         for u in drawn.T:
-            logits = run_edited(model, rows.to(compat.device(model)), logits_at=[rows.shape[1] - 1])
+            end = rows.shape[1] - 1
+            logits = run_edited(model, rows.to(device), logits_at=[end], shortcuts=shortcuts)
             assert logits is not None
             p = (logits[:, 0].double().cpu() / float(temperature)).softmax(dim=-1)
             rows = torch.cat([rows, _sampled(p, u)], dim=1)
