@@ -1,8 +1,7 @@
-"""Small checkpoints of many architectures, and where each keeps what an oracle in plain transformers needs."""
+"""Small checkpoints of many architectures, and the names of their parts in transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +184,3 @@ def save_family(family: Family, folder: Path) -> Path:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     return folder
-
-
-Build = Callable[[str], tuple[Any, Any]]
-"""From the name of a family, its TransformerLens model and its plain model."""

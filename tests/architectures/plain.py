@@ -21,7 +21,7 @@ def with_bos(tokens: Tensor) -> Tensor:
     return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens], dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plain:
     """A checkpoint in plain transformers, and its parts."""
 
@@ -47,7 +47,7 @@ class Plain:
 
     @torch.no_grad()
     def states(self, tokens: Tensor, offset: int = OFFSET) -> Tensor:
-        """Return every h_l, [state, prompt, pos, d_model]: those of transformers, the last before its norm."""
+        """Return every h_l as transformers gives it, the last before its norm: [state, prompt, pos, d_model]."""
         kept: list[Tensor] = []
         handle = self.block(N_LAYERS - 1).register_forward_hook(
             lambda module, args, output: kept.append(first(output).clone())

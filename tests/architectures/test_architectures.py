@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 import tl_emergence as tle
-from tests import toys
 from tests.architectures import plain
 from tests.architectures.families import BOS, FAMILIES, N_HEADS, N_LAYERS, VOCABULARY, Family, save_family
 from tl_emergence import circuits
@@ -31,8 +31,18 @@ NOT_LOADED: dict[str, dict[str, str]] = {}
 # Hooks of MLPs that do not hold what is added to the stream.
 WRONG_MLP_HOOKS: dict[str, set[str]] = {}
 
+METRICS = ["loss", circuits.kl_to_clean(range(T))]
+
 LOADED = [name for name in FAMILIES if name not in NOT_LOADED.get(LENS, {})]
 OTHERS = [name for name in FAMILIES if name not in LOADED]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Both:
+    """A family's TransformerLens model and its plain model, from the same folder."""
+
+    model: Any
+    hf: plain.Plain
 
 
 @pytest.fixture(scope="session")
@@ -49,27 +59,27 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], s
 
 
 @pytest.fixture(scope="module", params=LOADED)
-def both(request: pytest.FixtureRequest, checkpoint: Callable[[Family], str]) -> tuple[Any, plain.Plain]:
-    """Return a family's TransformerLens model and its plain model, from the same folder."""
+def both(request: pytest.FixtureRequest, checkpoint: Callable[[Family], str]) -> Both:
     from transformers import AutoModelForCausalLM
 
     family = FAMILIES[request.param]
     folder = checkpoint(family)
     hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
-    return tle.models.load(folder, device="cpu"), plain.Plain(family, hf)
+    return Both(tle.models.load(folder, device="cpu"), plain.Plain(family, hf))
 
 
-def test_states_are_those_of_transformers(both: tuple[Any, plain.Plain]) -> None:
-    model, hf = both
+def test_states_are_those_of_transformers(both: Both) -> None:
+    model, hf = both.model, both.hf
     found = capture_states(model, PROMPTS, bos_token_id=BOS)
     wanted = hf.states(TOKENS)
     for t, (states, rows) in enumerate(zip(found.macro, found.prefix_rows, strict=True)):
         assert torch.allclose(states[:, rows], wanted[:, :, t], atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_emergence_is_that_of_the_states_of_transformers(both: tuple[Any, plain.Plain]) -> None:
-    model, hf = both
-    vocabulary = TOKENS.unique()
+def test_emergence_is_that_of_the_states_of_transformers(both: Both) -> None:
+    model, hf = both.model, both.hf
+    # In the order of their first appearance, as in a capture: noise draws go by rows.
+    vocabulary = torch.tensor(list(dict.fromkeys(TOKENS.t().flatten().tolist())))
     spaces = ["resid", "read"] if hf.family.first_norm else ["resid"]
 
     def cache(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -87,23 +97,21 @@ def test_emergence_is_that_of_the_states_of_transformers(both: tuple[Any, plain.
     )
     found = tle.information_emergence(model, PROMPTS, bos_token_id=BOS, space=spaces)
     for space in spaces:
-        assert torch.allclose(found[space].emergence, wanted[space].emergence, atol=1e-4)
+        assert torch.allclose(found[space].emergence, wanted[space].emergence, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean"])
 @pytest.mark.parametrize("part", ["head", "mlp", "block"])
-def test_effects_of_ablation_are_those_of_the_edit_in_transformers(
-    both: tuple[Any, plain.Plain], part: str, kind: Any
-) -> None:
-    model, hf = both
+def test_effects_of_ablation_are_those_of_the_edit_in_transformers(both: Both, part: str, kind: Any) -> None:
+    model, hf = both.model, both.hf
     ablate: Any = {"head": tle.ablate_heads, "mlp": tle.ablate_mlps, "block": tle.ablate_blocks}[part]
     reference = HELD_OUT if kind == "mean" else None
     settings: Any = {"kind": kind, "reference": reference, "bos_token_id": BOS, "batch_size": 10}
     if part == "mlp" and hf.family.name in WRONG_MLP_HOOKS.get(LENS, ()):
         with pytest.raises(HookError, match="hook_mlp_out"):
-            ablate(model, PROMPTS, ["loss", "kl"], **settings)
+            ablate(model, PROMPTS, METRICS, **settings)
         return
-    found = ablate(model, PROMPTS, ["loss", "kl"], **settings)
+    found = ablate(model, PROMPTS, METRICS, **settings)
     clean = hf.logits(TOKENS)
     assert torch.allclose(found.baseline["loss"], plain.loss(clean, TOKENS), atol=1e-5)
     for layer in range(N_LAYERS):
@@ -115,8 +123,8 @@ def test_effects_of_ablation_are_those_of_the_edit_in_transformers(
             assert torch.allclose(found.effects["kl"][layer, head], plain.kl(clean, ablated), atol=1e-5)
 
 
-def test_head_scores_are_those_of_the_attention_of_transformers(both: tuple[Any, plain.Plain]) -> None:
-    model, hf = both
+def test_head_scores_are_those_of_the_attention_of_transformers(both: Both) -> None:
+    model, hf = both.model, both.hf
     tokens = TOKENS.repeat(1, 2)
     pattern = hf.patterns(tokens)
     content = pattern[:, :, :, plain.OFFSET :]
