@@ -47,7 +47,7 @@ class Plain:
 
     @torch.no_grad()
     def states(self, tokens: Tensor, offset: int = OFFSET) -> Tensor:
-        """Return every h_l as transformers gives it, the last before its norm: [state, prompt, pos, d_model]."""
+        """Return every h_l of transformers, the last before its norm: [state, prompt, pos, d_model]."""
         kept: list[Tensor] = []
         handle = self.block(N_LAYERS - 1).register_forward_hook(
             lambda module, args, output: kept.append(first(output).clone())

@@ -48,6 +48,21 @@ def test_a_hook_that_breaks_the_stream_is_found(model: Any) -> None:
         preflight(model, toys.TOKENS)
 
 
+def test_the_message_about_a_steering_vector_names_the_hook_that_works(model: Any) -> None:
+    vector = torch.randn(toys.D_MODEL, generator=torch.Generator().manual_seed(0))
+
+    def steer(stream: torch.Tensor, hook: Any) -> torch.Tensor:
+        return stream + vector
+
+    with (
+        pytest.raises(HookError, match=r"Put the same hook on blocks\.0\.hook_resid_post instead"),
+        model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", steer)]),
+    ):
+        preflight(model, toys.TOKENS)
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", steer)]):
+        preflight(model, toys.TOKENS)
+
+
 def test_a_hook_that_never_fires_is_named(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from tl_emergence.capture import compat
 

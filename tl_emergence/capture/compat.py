@@ -200,6 +200,32 @@ def callers_hooks(model: Any) -> list[str]:
     ]
 
 
+@contextmanager
+def callers_hooks_off(model: Any) -> Iterator[None]:
+    """Run without the hooks that somebody has put on hook points and modules; put them back afterwards."""
+    points = {id(point) for point in model.hook_dict.values()}
+    kept = []
+
+    def is_own(hook: Any) -> bool:
+        return str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+
+    try:
+        for module in model.modules():
+            for name in ("_forward_hooks", "_forward_pre_hooks"):
+                hooks = getattr(module, name)
+                # A hook that was put on a hook point is wrapped by TransformerLens, whoever it is from.
+                stay = (
+                    [] if id(module) in points else [(k, hook) for k, hook in hooks.items() if is_own(hook)]
+                )
+                if len(stay) < len(hooks):
+                    kept.append((module, name, hooks))
+                    object.__setattr__(module, name, type(hooks)(stay))
+        yield
+    finally:
+        for module, name, hooks in kept:
+            object.__setattr__(module, name, hooks)
+
+
 def run(model: Any, tokens: Tensor) -> None:
     """Run the model on a batch of tokens and return nothing: hooks collect what is wanted."""
     model(tokens, return_type=None)
@@ -211,8 +237,20 @@ def logits(model: Any, tokens: Tensor) -> Tensor:
 
 
 def n_heads(model: Any) -> int:
-    """Return the number of query heads of a block."""
-    return int(model.cfg.n_heads)
+    """Return the number of query heads of a block.
+
+    Raises:
+        HookError: A model without attention heads.
+    """
+    count = getattr(model.cfg, "n_heads", None)
+    if not isinstance(count, int) or count < 1:
+        raise HookError(
+            "the model has no attention heads",
+            seen=f"n_heads = {count!r} in its config",
+            expected="a number of heads",
+            fix="Measure or ablate whole blocks instead.",
+        )
+    return count
 
 
 def head_hook(layer: int) -> str:
@@ -232,6 +270,17 @@ def output_weights(model: Any, layer: int) -> Tensor | None:
         return model.blocks[layer].attn.W_O
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
+
+
+def output_bias(model: Any, layer: int) -> Tensor | None:
+    """Return b_O of a block, [d_model], or None where the model does not offer it."""
+    return getattr(model.blocks[layer].attn, "b_O", None)
+
+
+def output_projection(model: Any, layer: int) -> nn.Module | None:
+    """Return the module that reads the outputs of a block's heads side by side, or None for bare weights."""
+    projection = getattr(getattr(model.blocks[layer], "attn", None), "o", None)
+    return getattr(projection, "original_component", None) or projection
 
 
 def mlp_hook(layer: int) -> str:

@@ -82,8 +82,7 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
             states[f"blocks.{layer + 1}.hook_resid_pre"],
             f"blocks.{layer}.hook_resid_post is not blocks.{layer + 1}.hook_resid_pre",
             "the output of each block to be the input of the next",
-            "A hook alias points at another tensor in this TransformerLens version, or one of your own "
-            "hooks edits one and not the other; update TransformerLens or remove the hook.",
+            _fix_of_stream(model, layer),
         )
     _check_causal(model, sample, states)
     stream = [states[compat.residual_hook(model, state)] for state in range(layers + 1)]
@@ -100,6 +99,20 @@ def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
     flat = all(norm is None or bool((norm.gain - 1).abs().max() < 1e-6) for norm in norms)
     folded = compat.weights_processed(model) and flat
     return Preflight(norms, tuple(reason for _, reason in proven), folded, centred)
+
+
+def _fix_of_stream(model: Any, layer: int) -> str:
+    """Return what to do where the output of a block is not the input of the next."""
+    behind, before = compat.block_hooks(model, layer)[1], compat.block_hooks(model, layer + 1)[0]
+    if getattr(model.hook_dict[before], "fwd_hooks", None):
+        return (
+            f"Your hook on {before} edits the stream after the output of block {layer} was read. Put the "
+            f"same hook on {behind} instead: block {layer + 1} then reads the same stream."
+        )
+    return (
+        "A hook alias points at another tensor in this TransformerLens version: update TransformerLens, "
+        "or report it with the model's name."
+    )
 
 
 def _residual_hooks(layers: int) -> list[str]:

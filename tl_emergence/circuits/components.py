@@ -154,10 +154,11 @@ def check_hooks(model: Any, components: Sequence[Component]) -> None:
         missing = [name for name in names if name not in model.hook_dict]
         if missing:
             raise HookError(
-                f"{component.label} cannot be ablated",
+                f"{component.label} has no output to read or to replace",
                 seen=f"no {missing[0]}",
                 expected="the hook of its output",
-                fix="Attention-only models have no MLP; otherwise report it with the model's name.",
+                fix="Attention-only models have no MLPs, and some blocks of hybrid models no heads: name the "
+                "parts that there are, or take whole blocks. Otherwise report it with the model's name.",
             )
 
 

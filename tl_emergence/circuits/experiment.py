@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_fits_model, not_finite
+from tl_emergence.capture.edit_preflight import prove_blocks, prove_heads, prove_mlps
 from tl_emergence.capture.edited import PROBE_ROWS, Edit, Shortcuts, Start, prove_shortcuts, run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.preflight import preflight
@@ -20,7 +21,7 @@ from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Reading, Space, check_space, chosen_by_default
 from tl_emergence.capture.states import capture_states
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.circuits.components import Component, activation_of, check_output, replaced
+from tl_emergence.circuits.components import Component, replaced
 from tl_emergence.circuits.described import check_same_metrics, described_metric, note_macro
 from tl_emergence.circuits.information import States, macro_bits, mean_micro_bits
 from tl_emergence.circuits.metrics import Batch, InformationMetric, LogitMetric, Metric, check_values
@@ -93,7 +94,7 @@ class Experiment:
         device = compat.device(self.model)
         probe = with_prefix(self.prompts.tokens[:PROBE_ROWS], self.bos).to(device)
         report = preflight(self.model, probe)
-        self._check_outputs(probe)
+        self._prove_edits(probe)
         reading = Reading(report.norms, report.reasons, report.folded)
         shortcuts = self._proven_shortcuts(probe)
         starts = self._starts()
@@ -153,17 +154,11 @@ class Experiment:
             self.model, probe, starts=self._starts(), logits_at=[offset + t for t in self.logits_at()]
         )
 
-    def _check_outputs(self, probe: Tensor) -> None:
-        """Raise HookError where a head's output does not have one slot a query head."""
-        edits: list[Edit] = []
-        for component in {component.layer: component for component in self.components}.values():
-
-            def check(seen: Tensor, component: Component = component) -> None:
-                check_output(component, self.model, seen)
-
-            edits += activation_of(component.kind, self.model, component.layer, check)
-        last = compat.n_layers(self.model)
-        run_edited(self.model, probe, edits=edits, states=(last,), on_state=lambda state, stream: None)
+    def _prove_edits(self, probe: Tensor) -> None:
+        """Raise HookError unless what is replaced is what components add to the stream."""
+        for kind, prove in (("head", prove_heads), ("mlp", prove_mlps), ("block", prove_blocks)):
+            layers = sorted({component.layer for component in self.components if component.kind == kind})
+            prove(self.model, probe, layers)
 
 
 class _Runner:

@@ -16,7 +16,7 @@ from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
 from tl_emergence.capture.protected import no_grad
 from tl_emergence.checks import integer
-from tl_emergence.circuits.components import activation_of, check_output, head_components
+from tl_emergence.circuits.components import activation_of, check_hooks, check_output, head_components
 from tl_emergence.errors import HookError, SettingError, TokenError
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 
@@ -210,6 +210,7 @@ def head_norms(
     bos = _checked(model, prompts, prepend_bos, bos_token_id, batch_size)
     first = 0 if bos is None else 1
     components = head_components(model, None)
+    check_hooks(model, components)
 
     def of(layer: int, z: Tensor) -> Float[Tensor, "batch head"]:
         check_output(next(c for c in components if c.layer == layer), model, z)
