@@ -200,11 +200,14 @@ def _watched(
             handles.append(projection.register_forward_pre_hook(project))
         if reader is not None:
             handles.append(reader.register_forward_pre_hook(before("reader"), with_kwargs=True))
-        for key, module in model.blocks[layer].named_modules():
-            if not key or id(module) in points:
-                continue
-            handles.append(module.register_forward_pre_hook(before(key), with_kwargs=True))
-            if key.split(".")[0] == "attn":
+        block = model.blocks[layer]
+        for key, module in block.named_modules():
+            if key and id(module) not in points:
+                handles.append(module.register_forward_pre_hook(before(key), with_kwargs=True))
+        # By the name of attention, not of the block: a bridge lists the wrapped modules first.
+        attention = getattr(block, "attn", None)
+        for key, module in () if attention is None else attention.named_modules(prefix="attn"):
+            if id(module) not in points:
                 handles.append(module.register_forward_hook(after(key)))
         yield
     finally:

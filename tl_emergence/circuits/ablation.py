@@ -95,7 +95,8 @@ def ablate_heads(
         `HeadEffects`: [layer, head, prompt] for each metric, with the clean baseline.
 
     Raises:
-        HookError: Not a TransformerLens model, or hooks that do not mean what their names say.
+        HookError: Not a TransformerLens model, or hooks that do not mean what their names say: what is
+            replaced must be seen to be what is added to the stream.
         SettingError: A head, position, layer or metric that is not there, no metric at all, a metric of the
             wrong shape, a reference that the kind takes not or lacks.
         TokenError: Prompts that the model cannot run; a reference that overlaps them or does not fit.
