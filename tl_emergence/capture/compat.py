@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -120,7 +121,10 @@ def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> Edit:
 
 
 def module_hooks(
-    model: Any, hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False
+    model: Any,
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any]]],
+    *,
+    before: bool = False,
 ) -> Edit:
     """Put forward hooks on modules of a model for a while.
 
@@ -196,34 +200,30 @@ def callers_hooks(model: Any) -> list[str]:
         for name, module in model.named_modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         # A bridge hooks its own modules; what was added through a hook point is named above.
-        if not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+        if not _of_lens(hook)
     ]
 
 
-@contextmanager
-def callers_hooks_off(model: Any) -> Iterator[None]:
-    """Run without the hooks that somebody has put on hook points and modules; put them back afterwards."""
+def callers_hooks_off(model: Any) -> Edit:
+    """Return a change of the model that takes off the hooks that somebody has put on it, for a while."""
     points = {id(point) for point in model.hook_dict.values()}
-    kept = []
 
-    def is_own(hook: Any) -> bool:
-        return str(getattr(hook, "__module__", "")).startswith("transformer_lens")
-
-    try:
+    def change(steps: list[Step]) -> None:
         for module in model.modules():
             for name in ("_forward_hooks", "_forward_pre_hooks"):
                 hooks = getattr(module, name)
                 # A hook that was put on a hook point is wrapped by TransformerLens, whoever it is from.
-                stay = (
-                    [] if id(module) in points else [(k, hook) for k, hook in hooks.items() if is_own(hook)]
-                )
+                is_point = id(module) in points
+                stay = [(key, hook) for key, hook in hooks.items() if not is_point and _of_lens(hook)]
                 if len(stay) < len(hooks):
-                    kept.append((module, name, hooks))
+                    steps.append(partial(object.__setattr__, module, name, hooks))
                     object.__setattr__(module, name, type(hooks)(stay))
-        yield
-    finally:
-        for module, name, hooks in kept:
-            object.__setattr__(module, name, hooks)
+
+    return Edit(model, change)
+
+
+def _of_lens(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("transformer_lens")
 
 
 def run(model: Any, tokens: Tensor) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from tl_emergence.capture import compat
 from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.preflight import check_equal, is_close
+from tl_emergence.capture.protected import Edit, during, no_grad
 from tl_emergence.errors import HookError
 
 _FIX = (
@@ -41,7 +41,7 @@ class _Pass:
     attended: dict[str, Tensor] = field(default_factory=dict)
 
 
-@torch.no_grad()
+@no_grad
 def prove_heads(model: Any, sample: Int[Tensor, "row pos"], layers: Sequence[int]) -> None:
     """Prove for some blocks that `hook_z` holds what goes into the output projection, and that edits act.
 
@@ -73,7 +73,7 @@ def prove_heads(model: Any, sample: Int[Tensor, "row pos"], layers: Sequence[int
         _check_moved(name, clean, edited)
 
 
-@torch.no_grad()
+@no_grad
 def prove_mlps(model: Any, sample: Int[Tensor, "row pos"], layers: Sequence[int]) -> None:
     """Prove for some blocks that `hook_mlp_out` holds what the MLP adds to the stream, and that edits act.
 
@@ -110,7 +110,7 @@ def prove_mlps(model: Any, sample: Int[Tensor, "row pos"], layers: Sequence[int]
             )
 
 
-@torch.no_grad()
+@no_grad
 def prove_blocks(model: Any, sample: Int[Tensor, "row pos"], layers: Sequence[int]) -> None:
     """Prove for some blocks that edits of the streams before and behind them act.
 
@@ -160,23 +160,25 @@ def _run(
         seen.entering.append(tensor.clone())
         return tensor
 
-    with compat.callers_hooks_off(model), _watched(model, layer, seen, shape, reader):
-        run_edited(
+    during(
+        lambda: run_edited(
             model,
             sample,
             edits=[(compat.block_hooks(model, layer)[0], enter), (name, at_hook)],
             states=(layer + 1,),
             on_state=lambda state, stream: seen.leaving.append(stream.clone()),
             logits_at=() if reader is None else (sample.shape[1] - 1,),
-        )
+        ),
+        compat.callers_hooks_off(model),
+        *_watched(model, layer, seen, shape, reader),
+    )
     return seen
 
 
-@contextmanager
 def _watched(
     model: Any, layer: int, seen: _Pass, shape: torch.Size, reader: nn.Module | None
-) -> Iterator[None]:
-    """Record what the modules of a block read and what attention gives."""
+) -> tuple[Edit, Edit]:
+    """Return hooks that record what the modules of a block read and what attention gives."""
     points = {id(point) for point in model.hook_dict.values()}
     projection = compat.output_projection(model, layer)
 
@@ -186,7 +188,7 @@ def _watched(
             into[key] = x.detach().reshape(shape).clone()
 
     def before(key: str) -> Callable[..., None]:
-        return lambda module, args, named: note(seen.read, key, args or named.get("hidden_states"))
+        return lambda module, args: note(seen.read, key, args)
 
     def after(key: str) -> Callable[..., None]:
         return lambda module, args, output: note(seen.attended, key, output)
@@ -194,25 +196,17 @@ def _watched(
     def project(module: nn.Module, args: tuple[Any, ...]) -> None:
         seen.read["projection"] = args[0].detach().clone()
 
-    handles = []
-    try:
-        if projection is not None:
-            handles.append(projection.register_forward_pre_hook(project))
-        if reader is not None:
-            handles.append(reader.register_forward_pre_hook(before("reader"), with_kwargs=True))
-        block = model.blocks[layer]
-        for key, module in block.named_modules():
-            if key and id(module) not in points:
-                handles.append(module.register_forward_pre_hook(before(key), with_kwargs=True))
-        # By the name of attention, not of the block: a bridge lists the wrapped modules first.
-        attention = getattr(block, "attn", None)
-        for key, module in () if attention is None else attention.named_modules(prefix="attn"):
-            if id(module) not in points:
-                handles.append(module.register_forward_hook(after(key)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    block = model.blocks[layer]
+    # By the name of attention, not of the block: a bridge lists the wrapped modules first.
+    attention = getattr(block, "attn", None)
+    attending = () if attention is None else attention.named_modules(prefix="attn")
+    reading = [
+        (module, before(key)) for key, module in block.named_modules() if key and id(module) not in points
+    ]
+    reading += [] if projection is None else [(projection, project)]
+    reading += [] if reader is None else [(reader, before("reader"))]
+    giving = [(module, after(key)) for key, module in attending if id(module) not in points]
+    return compat.module_hooks(model, reading, before=True), compat.module_hooks(model, giving)
 
 
 def _held_once(seen: _Pass, name: str) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl_emergence.capture import compat
 from tl_emergence.capture.forward import LastStateReached, OnState
+from tl_emergence.capture.protected import Edit as ModelEdit
+from tl_emergence.capture.protected import Step, during, no_grad
 from tl_emergence.errors import HookError
 
 Edit = tuple[str, Callable[[Tensor], Tensor]]
@@ -54,7 +55,7 @@ class Start:
     residual: Float[Tensor, "batch pos d_model"]
 
 
-@torch.no_grad()
+@no_grad
 def run_edited(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
@@ -89,22 +90,26 @@ def run_edited(
         return hook
 
     hooks: list[tuple[str, Callable[..., Any]]] = []
-    skipped = nullcontext()
+    changes: list[ModelEdit] = []
     if start is not None and start.layer > 0:
         assert start.layer in shortcuts.starts
         residual = start.residual
         hooks.append((compat.residual_hook(model, start.layer), lambda tensor, hook: residual))
-        skipped = _skipped_blocks(model, start.layer, shortcuts.tuples)
+        changes.append(_skipped_blocks(model, start.layer, shortcuts.tuples))
     hooks += [(name, edit(change)) for name, change in edits]
     hooks += [(compat.residual_hook(model, state), collect(state)) for state in sorted(states)]
-    cut = _cut_before(compat.unembedding(model), places) if places and shortcuts.cut else nullcontext()
-    with compat.hooked(model, hooks), skipped, cut:
+    if places and shortcuts.cut:
+        changes.append(_cut_before_unembedding(model, places))
+
+    def run() -> Tensor | None:
         try:
-            if not places:
-                return compat.run(model, tokens)
-            logits = compat.logits(model, tokens)
+            return compat.logits(model, tokens) if places else compat.run(model, tokens)
         except LastStateReached:
             return None
+
+    logits = during(run, compat.hooked(model, hooks), *changes)
+    if logits is None:
+        return None
     logits = logits if shortcuts.cut else logits[:, places]
     if logits.ndim != 3 or logits.shape[:2] != (len(tokens), len(places)):
         raise HookError(
@@ -116,7 +121,7 @@ def run_edited(
     return logits
 
 
-@torch.no_grad()
+@no_grad
 def prove_shortcuts(
     model: Any, tokens: Int[Tensor, "batch pos"], *, starts: Sequence[int] = (), logits_at: Sequence[int] = ()
 ) -> Shortcuts:
@@ -158,12 +163,10 @@ def prove_shortcuts(
             shortcuts=shortcuts,
         )
 
-    handles = [block.register_forward_hook(shape_of(i)) for i, block in enumerate(blocks)]
-    try:
-        wanted = outcome(WHOLE, None, streams)
-    finally:
-        for handle in handles:
-            handle.remove()
+    wanted = during(
+        lambda: outcome(WHOLE, None, streams),
+        compat.module_hooks(model, [(block, shape_of(i)) for i, block in enumerate(blocks)]),
+    )
 
     def is_proven(shortcuts: Shortcuts, start: Start | None) -> bool:
         kept: dict[int, Tensor] = {}
@@ -191,9 +194,9 @@ def _agree(seen: Tensor, wanted: Tensor) -> bool:
     return gap <= _TOLERANCE * max(float(wanted.float().abs().max()), 1.0)  # false for NaN
 
 
-@contextmanager
-def _cut_before(module: nn.Module | None, places: list[int]) -> Iterator[None]:
-    """Hand a module some positions only, for a while."""
+def _cut_before_unembedding(model: Any, places: list[int]) -> ModelEdit:
+    """Hand some positions only to the module that makes logits."""
+    module = compat.unembedding(model)
     if module is None:
         raise HookError(
             "no unembedding found",
@@ -202,21 +205,15 @@ def _cut_before(module: nn.Module | None, places: list[int]) -> Iterator[None]:
             fix="Report it with the model's name.",
         )
 
-    def cut(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def cut(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][:, places], *args[1:])
 
-    handle = module.register_forward_pre_hook(cut)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return compat.module_hooks(model, [(module, cut)], before=True)
 
 
-@contextmanager
-def _skipped_blocks(model: Any, below: int, tuples: Sequence[int]) -> Iterator[None]:
+def _skipped_blocks(model: Any, below: int, tuples: Sequence[int]) -> ModelEdit:
     """Have the blocks below a layer return what they are given; put everything back at the end."""
     blocks = list(model.blocks)[:below]
-    own = [block.__dict__.get("forward") for block in blocks]
 
     def handing_on(length: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -225,12 +222,15 @@ def _skipped_blocks(model: Any, below: int, tuples: Sequence[int]) -> Iterator[N
 
         return forward
 
-    try:
+    def change(steps: list[Step]) -> None:
         for block, length in zip(blocks, tuples, strict=False):
+            steps.append(partial(_put_back_forward, block, block.__dict__.get("forward")))
             block.__dict__["forward"] = handing_on(length)
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            block.__dict__.pop("forward", None)
-            if forward is not None:
-                block.__dict__["forward"] = forward
+
+    return ModelEdit(model, change)
+
+
+def _put_back_forward(block: Any, own: Callable[..., Any] | None) -> None:
+    block.__dict__.pop("forward", None)
+    if own is not None:
+        block.__dict__["forward"] = own
