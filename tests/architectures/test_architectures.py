@@ -21,9 +21,9 @@ from tl_emergence.prompts import from_tokens
 pytestmark = pytest.mark.matrix
 
 LENS = ".".join(version("transformer-lens").split(".")[:2])
-N, T = 24, 5
+N, T = 16, 5
 _GENERATOR = torch.Generator().manual_seed(3)
-TOKENS, HELD_OUT = (torch.randint(1, VOCABULARY, (n, T), generator=_GENERATOR) for n in (N, 11))
+TOKENS, HELD_OUT = (torch.randint(1, VOCABULARY, (n, T), generator=_GENERATOR) for n in (N, 7))
 PROMPTS = from_tokens(TOKENS)
 
 # Families that a TransformerLens does not load.
