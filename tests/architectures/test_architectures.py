@@ -18,9 +18,12 @@ from tl_emergence.capture import capture_states
 from tl_emergence.errors import HookError, ModelLoadError
 from tl_emergence.prompts import from_tokens
 
-pytestmark = pytest.mark.matrix
-
 LENS = ".".join(version("transformer-lens").split(".")[:2])
+pytestmark = [
+    pytest.mark.matrix,
+    pytest.mark.skipif(LENS not in ("3.9", "4.3"), reason="what older versions load is not listed yet"),
+]
+
 N, T = 16, 5
 _GENERATOR = torch.Generator().manual_seed(3)
 TOKENS, HELD_OUT = (torch.randint(1, VOCABULARY, (n, T), generator=_GENERATOR) for n in (N, 7))
