@@ -33,7 +33,6 @@ def test_hooks_of_every_model_class_are_proven_and_the_model_stays_as_it_was(mod
         ("hook_resid_post", "does not hold what the MLP adds"),
         ("hook_attn_out", "does not hold what the MLP adds"),
         ("attn.hook_z", "wrong shape"),
-        ("attn.hook_result", "did not fire once"),
     ],
 )
 def test_a_hook_that_does_not_hold_what_the_mlp_adds_is_refused(
@@ -49,7 +48,6 @@ def test_a_hook_that_does_not_hold_what_the_mlp_adds_is_refused(
     [
         ("attn.hook_v", "is not what the output projection of the heads reads"),
         ("hook_resid_post", "wrong shape"),
-        ("attn.hook_result", "did not fire once"),
     ],
 )
 def test_a_hook_that_does_not_hold_the_outputs_of_the_heads_is_refused(
@@ -58,6 +56,20 @@ def test_a_hook_that_does_not_hold_the_outputs_of_the_heads_is_refused(
     monkeypatch.setattr(compat, "head_hook", lambda layer: f"blocks.{layer}.{hook}")
     with pytest.raises(HookError, match=message):
         prove_heads(model, toys.TOKENS, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("prove", "hook"), [(prove_mlps, "blocks.0.hook_mlp_out"), (prove_heads, "blocks.0.attn.hook_z")]
+)
+def test_a_hook_that_never_fires_is_refused(
+    model: Any, prove: Any, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked = compat.hooked
+    monkeypatch.setattr(
+        compat, "hooked", lambda model, hooks: hooked(model, [(n, f) for n, f in hooks if n != hook])
+    )
+    with pytest.raises(HookError, match="did not fire once"):
+        prove(model, toys.TOKENS, LAYERS)
 
 
 def test_the_callers_hooks_neither_disturb_the_proof_nor_are_lost(model: Any) -> None:
