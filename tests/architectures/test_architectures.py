@@ -14,7 +14,7 @@ import tl_emergence as tle
 from tests.architectures import plain
 from tests.architectures.families import BOS, FAMILIES, N_HEADS, N_LAYERS, VOCABULARY, Family, save_family
 from tl_emergence import circuits
-from tl_emergence.capture import capture_states
+from tl_emergence.capture import Space, capture_states
 from tl_emergence.errors import HookError, ModelLoadError
 from tl_emergence.prompts import from_tokens
 
@@ -83,7 +83,7 @@ def test_emergence_is_that_of_the_states_of_transformers(both: Both) -> None:
     model, hf = both.model, both.hf
     # In the order of their first appearance, as in a capture: noise draws go by rows.
     vocabulary = torch.tensor(list(dict.fromkeys(TOKENS.t().flatten().tolist())))
-    spaces = ["resid", "read"] if hf.family.first_norm else ["resid"]
+    spaces: list[Space] = ["resid", "read"] if hf.family.first_norm else ["resid"]
 
     def cache(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         *before, last = hf.states(tokens, offset=0)
@@ -137,7 +137,8 @@ def test_head_scores_are_those_of_the_attention_of_transformers(both: Both) -> N
         places = [plain.OFFSET + t for t in range(start, 2 * T)]
         return torch.stack([pattern[..., t, t - back] for t in places]).mean(dim=(0, 2))
 
-    prompts, options = from_tokens(tokens), {"bos_token_id": BOS}
+    prompts = from_tokens(tokens)
+    options: Any = {"bos_token_id": BOS}
     found = circuits.previous_token_scores(model, prompts, **options)
     assert torch.allclose(found, paid(1, 1), atol=1e-5)
     found = circuits.induction_scores(model, prompts, period=T, **options)
