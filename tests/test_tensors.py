@@ -13,6 +13,7 @@ import tl_emergence as tle
 from tl_emergence import geometry
 from tl_emergence.errors import EmergenceError, StateError
 from tl_emergence.estimators import ESTIMATORS, entropy_bits, miller_madow_bits, usable_information
+from tl_emergence.tensors import FLOATS
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 
@@ -20,7 +21,7 @@ ROWS = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(48) % 2
 HALF = torch.full((48,), 1 / 48)
 CUBE = ROWS.reshape(8, 6, 3)
-QUICK: dict[str, dict[str, Any]] = {"mine_paper": {"steps": 2}}
+QUICK: dict[str, dict[str, Any]] = {"mine_paper": {"steps": 2}, "nce": {"folds": 2}}
 
 
 def of_mutual_information(estimator: str, first: bool) -> Callable[[Any], Any]:
@@ -36,7 +37,7 @@ def of_mutual_information(estimator: str, first: bool) -> Callable[[Any], Any]:
 MATRICES: dict[str, tuple[Callable[[Any], Any], torch.Tensor]] = {
     **{f"{name}, x": (of_mutual_information(name, True), ROWS) for name in ESTIMATORS},
     **{f"{name}, y": (of_mutual_information(name, False), ROWS) for name in ESTIMATORS},
-    "usable_information": (lambda x: usable_information(x, LABELS), ROWS),
+    "usable_information": (lambda x: usable_information(x, LABELS, folds=2), ROWS),
     "effective_rank": (geometry.effective_rank, ROWS[:, 0].square()),
     "participation_ratio": (geometry.participation_ratio, ROWS[:, 0].square()),
     "prompt_entropy": (geometry.prompt_entropy, CUBE),
@@ -124,7 +125,8 @@ def test_labels_that_are_none_get_a_typed_error(function: str, bad: str) -> None
 @pytest.mark.parametrize("function", list(MATRICES))
 def test_what_is_right_is_taken_in_every_precision_and_left_as_it_was(function: str) -> None:
     call, good = MATRICES[function]
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    trained = function.startswith(("nce", "mine_paper", "usable_information"))
+    for dtype in (torch.float16, torch.float64) if trained else FLOATS:
         given = good.clone().to(dtype).requires_grad_()
         before = given.detach().clone()
         call(given)
@@ -133,7 +135,7 @@ def test_what_is_right_is_taken_in_every_precision_and_left_as_it_was(function: 
     spread = good.repeat_interleave(2, dim=-1)[..., ::2]
     assert not spread.is_contiguous()
     found = call(spread)
-    if not function.startswith(("nce", "mine_paper")):  # training makes more of the last digit
+    if not trained:  # training makes more of the last digit
         assert repr(found) == repr(call(good))
 
 
