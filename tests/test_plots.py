@@ -64,7 +64,7 @@ def test_as_many_positions_are_labelled_as_fit_and_the_last_is_one_of_them(toy_r
                 continue  # the colour bar
             pixels = np.diff([axes.transData.transform((x, 0))[0] for x in axes.get_xticks()])
             # A label is turned by 40 degrees: the next one starts where its height ends.
-            height = labels[0].get_fontsize() * figure.dpi / 72
+            height = float(labels[0].get_fontsize()) * figure.dpi / 72
             assert float(pixels.min()) >= height / math.sin(math.radians(40)) * 0.7
             assert labels[-1].get_text() == f"token {n - 1}"
             assert len(labels) == n or n > 16
