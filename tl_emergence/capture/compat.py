@@ -381,24 +381,34 @@ def wrap(hf_model: Any, tokenizer: Any, name: str, model_class: str, device: Any
         device: Where to put it; a bridge only notes it.
         dtype: The dtype that the model has.
     """
+    options = {"hf_model": hf_model, "tokenizer": tokenizer, "device": _by_name(device), "dtype": dtype}
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
-        boot = _class("transformer_lens.model_bridge", "TransformerBridge").boot_transformers
-        return boot(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype).eval()
-    load = _class("transformer_lens", "HookedTransformer").from_pretrained_no_processing
-    return load(name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype).eval()
+        return (
+            _class("transformer_lens.model_bridge", "TransformerBridge")
+            .boot_transformers(name, **options)
+            .eval()
+        )
+    return (
+        _class("transformer_lens", "HookedTransformer").from_pretrained_no_processing(name, **options).eval()
+    )
 
 
 def load_by_name(
     name: str, model_class: str, device: Any, dtype: torch.dtype, step: int | None = None
 ) -> Any:
     """Load a model from the hub by TransformerLens' own loader, weights unprocessed, at a training step."""
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": False}
+    options: dict[str, Any] = {"device": _by_name(device), "dtype": dtype, "trust_remote_code": False}
     options |= {} if step is None else {"checkpoint_value": step}
     if model_class == "bridge" or (model_class == "auto" and lens_major() >= 3):
         bridge = _class("transformer_lens.model_bridge", "TransformerBridge")
         return bridge.boot_transformers(name, **options).eval()
     hooked_transformer = _class("transformer_lens", "HookedTransformer")
     return hooked_transformer.from_pretrained_no_processing(name, **options).eval()
+
+
+def _by_name(device: Any) -> str | None:
+    """Return a device as TransformerLens wants it: by its name, some lines compare it with strings."""
+    return None if device is None else str(device)
 
 
 def _class(module: str, name: str) -> Any:
