@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from tl_emergence.errors import SettingError
+from tl_emergence.errors import ResultFileError, SettingError
 from tl_emergence.estimators.interface import ChainEstimate
 from tl_emergence.files import (
+    below,
     exists,
     read_bytes,
     read_json,
     tensors_from_bytes,
     tensors_to_bytes,
     to_json,
+    with_checksum,
     write_atomically,
 )
+
+_SEAL = "sha256"
 
 
 class Workspace:
     """Finished parts of a run, each written once, by atomic rename, under the name of what it is.
+
+    A part carries a checksum of its values, its name and its run: one that was damaged, or that belongs
+    elsewhere, counts as not there, and is measured again.
 
     Args:
         folder: The folder; None keeps nothing.
@@ -39,6 +48,7 @@ class Workspace:
         if folder is None:
             return
         wanted = json.loads(json.dumps(dict(request)))
+        self._request = json.dumps(wanted, sort_keys=True)
         path = folder / "run.json"
         if exists(path):
             found = read_json(path)
@@ -51,7 +61,7 @@ class Workspace:
                     fix="Name another folder, delete this one, or repeat the options of its run.",
                 )
         else:
-            write_atomically(path, to_json(wanted))
+            write_atomically(path, to_json(with_checksum(wanted)))
 
     def subfolder(self, name: str) -> Path | None:
         """Return a folder for one part's own files, or None when nothing is kept."""
@@ -93,17 +103,32 @@ class Workspace:
         self.save_tensors(part, tensors)
 
     def load_tensors(self, part: str) -> dict[str, Tensor] | None:
-        """Return a finished part that is tensors only, or None when it is not there."""
+        """Return a finished part that is tensors only; None when it is not there, or not as it was kept."""
         if self.folder is None or not exists(self._path(part)):
             return None
         path = self._path(part)
-        return tensors_from_bytes(read_bytes(path), path)
+        try:
+            tensors = tensors_from_bytes(read_bytes(path), path)
+        except ResultFileError:
+            return None
+        seal = tensors.pop(_SEAL, None)
+        fits = seal is not None and torch.equal(seal, self._seal(part, tensors))
+        return tensors if fits else None
 
     def save_tensors(self, part: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished part that is tensors only."""
         if self.folder is not None:
-            write_atomically(self._path(part), tensors_to_bytes(dict(tensors)))
+            sealed = {**tensors, _SEAL: self._seal(part, tensors)}
+            write_atomically(self._path(part), tensors_to_bytes(sealed))
+
+    def _seal(self, part: str, tensors: Mapping[str, Tensor]) -> UInt8[Tensor, " byte"]:
+        """Return the SHA-256 of a part, of its name and of the run that it belongs to."""
+        digest = hashlib.sha256(f"{self._request}\n{part}\n".encode())
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
     def _path(self, part: str) -> Path:
         assert self.folder is not None
-        return self.folder / "parts" / f"{part}.safetensors"
+        return below(self.folder / "parts", f"{part}.safetensors")

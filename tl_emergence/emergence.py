@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 from jaxtyping import Int
@@ -21,6 +20,7 @@ from tl_emergence.ceiling import Micro
 from tl_emergence.checkpoints import Workspace
 from tl_emergence.checks import integer, truth
 from tl_emergence.controls import WITHOUT_MODEL, captured, check_controls
+from tl_emergence.files import as_path
 from tl_emergence.geometry.settings import GeometrySettings, asked_geometry
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 from tl_emergence.question import ask
@@ -201,7 +201,7 @@ def information_emergence(
     if workdir is not None:
         request = {
             "model": compat.describe(model),
-            "weights": model_fingerprint(model),
+            "model_fingerprint": model_fingerprint(model),
             "prompts": prompt_set.content_hash,
             **question.settings(),
             "controls": sorted(controls),
@@ -209,7 +209,7 @@ def information_emergence(
             "tl_emergence": compat.package_version("tl-emergence"),
             **capture_settings,
         }
-        workspace = Workspace(Path(workdir), request)
+        workspace = Workspace(as_path("workdir", workdir), request)
     spaces = question.spaces
     device = compat.estimation_device(model)
     runs: dict[str, Scores] = {}

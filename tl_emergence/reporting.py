@@ -82,7 +82,8 @@ def write_experiment(result: ExperimentResult, out: Path, figures: bool) -> None
 
 
 def _say_what_is_in(out: Path) -> None:
-    typer.echo(f"saved in {out}: " + ", ".join(sorted(p.name for p in out.iterdir() if p.name != ".work")))
+    names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    typer.echo(f"saved in {out}: " + ", ".join(names))
 
 
 def _figures(result: AnyResult) -> Iterator[tuple[str, Figure]]:

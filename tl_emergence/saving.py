@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from tl_emergence import loaded
 from tl_emergence.ceiling import Ceiling
 from tl_emergence.errors import ResultFileError
-from tl_emergence.files import exists
+from tl_emergence.files import as_path, exists
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.geometry.companion import GEOMETRY_NAMES, Geometry
 from tl_emergence.results import (
@@ -32,6 +33,7 @@ _KINDS = {
 }
 _PLAIN = ("layers", "positions", "labels", "n_prompts", "cap_bits", "settings")
 _OTHER = ("exact", "subsamples", "controls", "geometry")
+_POINTWISE = ("macro_pointwise", "micro_pointwise")
 _TENSORS = tuple(f.name for f in fields(EmergenceResult) if f.name not in (*_PLAIN, *_OTHER))
 
 
@@ -41,7 +43,7 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
     Raises:
         ResultFileError: The folder cannot be written. What it held before stays whole.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     tensors: dict[str, Tensor] = {}
     described = _describe(result, "", tensors)
     write_folder(folder, "result", _HEAD, described, tensors)
@@ -58,7 +60,7 @@ def load_result(folder: str | PathLike[str]) -> AnyResult:
         >>> load_result(tmp_path / "run")
         EmergenceResult(native, 8 prompts, noise, space read, sigma 0.5, 2 layers x 3 positions)
     """
-    found = Path(folder)
+    found = as_path("folder", folder)
     if found.name == "result.json":
         found = found.parent
     elif exists(found / "result" / "result.json"):
@@ -115,41 +117,68 @@ def _json(value: Any) -> Any:
 def _restore(described: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> AnyResult:
     if described["kind"] == "result":
         return _restore_one(described, prefix, tensors)
-    parts: dict[Any, Any] = {
-        part["key"]: _restore(part["result"], f"{prefix}{part['key']}/", tensors)
-        for part in described["parts"]
-    }
-    return _KINDS[described["kind"]](parts)
+    kind = loaded.text("kind", described["kind"])
+    key_type = (int, float) if _KINDS[kind] is SigmaSweep else str
+    parts: dict[Any, Any] = {}
+    for part in described["parts"]:
+        if not isinstance(part["key"], key_type) or isinstance(part["key"], bool):
+            raise ValueError(f"key of a {kind}: {part['key']!r:.80}")
+        parts[part["key"]] = _restore(part["result"], f"{prefix}{part['key']}/", tensors)
+    if not parts:
+        raise ValueError(f"a {kind} of nothing")
+    return _KINDS[kind](parts)
 
 
 def _restore_one(described: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> EmergenceResult:
-    exact = [tensors[f"{prefix}exact/{name}"] for name in ("macro", "micro", "emergence")]
+    layers = loaded.whole_numbers("layers", described["layers"])
+    positions = loaded.whole_numbers("positions", described["positions"])
+    labels = loaded.texts("labels", described["labels"])
+    n_prompts = loaded.whole_number("n_prompts", described["n_prompts"], least=1)
+    loaded.length("labels", labels, len(positions))
+    cells = (len(layers), len(positions))
+    shapes = {"closest": (2, *cells)} | dict.fromkeys(_POINTWISE, (*cells, n_prompts))
+    held = {
+        name: loaded.tensor(
+            tensors,
+            prefix + name,
+            shapes.get(name, cells),
+            torch.bool if name.endswith("_saturated") else None,
+        )
+        for name in _TENSORS
+        if name not in _POINTWISE or prefix + name in tensors
+    }
+    exact = [
+        loaded.tensor(tensors, f"{prefix}exact/{name}", cells) for name in ("macro", "micro", "emergence")
+    ]
     subsamples = tuple(
-        Subsample(n, tensors[f"{prefix}subsample-{n}/macro"], tensors[f"{prefix}subsample-{n}/emergence"])
-        for n in described["subsamples"]
+        Subsample(
+            n,
+            loaded.tensor(tensors, f"{prefix}subsample-{n}/macro", cells),
+            loaded.tensor(tensors, f"{prefix}subsample-{n}/emergence", cells),
+        )
+        for n in loaded.whole_numbers("subsamples", described["subsamples"])
     )
     controls = {
         name: _restore_one(control, f"{prefix}control-{name}/", tensors)
-        for name, control in described["controls"].items()
+        for name, control in loaded.mapping("controls", described["controls"]).items()
     }
-    optional = ("macro_pointwise", "micro_pointwise")
-    held = {n: tensors[prefix + n] for n in _TENSORS if n not in optional or prefix + n in tensors}
+    cap_bits = described["cap_bits"]
     return EmergenceResult(
         **held,
-        layers=tuple(described["layers"]),
-        positions=tuple(described["positions"]),
-        labels=tuple(described["labels"]),
-        n_prompts=described["n_prompts"],
-        cap_bits=described["cap_bits"],
-        settings=described["settings"],
+        layers=layers,
+        positions=positions,
+        labels=labels,
+        n_prompts=n_prompts,
+        cap_bits=None if cap_bits is None else loaded.number("cap_bits", cap_bits),
+        settings=loaded.mapping("settings", described["settings"]),
         exact=Ceiling(*exact),
         subsamples=subsamples,
         controls=controls,
-        geometry=_restore_geometry(f"{prefix}geometry/", tensors),
+        geometry=_restore_geometry(f"{prefix}geometry/", tensors, cells),
     )
 
 
-def _restore_geometry(prefix: str, tensors: dict[str, Tensor]) -> Geometry | None:
+def _restore_geometry(prefix: str, tensors: dict[str, Tensor], cells: tuple[int, int]) -> Geometry | None:
     if not any(name.startswith(prefix) for name in tensors):
         return None
-    return Geometry(**{name: tensors[prefix + name] for name in GEOMETRY_NAMES})
+    return Geometry(**{name: loaded.tensor(tensors, prefix + name, cells) for name in GEOMETRY_NAMES})

@@ -317,6 +317,11 @@ def test_a_file_that_is_no_report_is_refused(report: CorrelationReport, tmp_path
     with pytest.raises(ResultFileError, match="damaged"):
         load_report(path)
     path.write_text(whole.replace('"spearman"', '"pearman"'))
+    with pytest.raises(ResultFileError, match="whose checksum is not the one recorded"):
+        load_report(path)
+    without = json.loads(path.read_text())
+    del without["checksum"]  # as in files of before there was one
+    path.write_text(json.dumps(without))
     with pytest.raises(ResultFileError, match="damaged report"):
         load_report(path)
 

@@ -28,6 +28,7 @@ from tl_emergence.capture.spaces import Reading, Space, check_space
 from tl_emergence.capture.storage import BatchJournal, StateStore
 from tl_emergence.checks import integer, sequence, truth
 from tl_emergence.errors import SettingError, TokenError
+from tl_emergence.files import as_path
 from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
 
@@ -143,7 +144,7 @@ def capture_states(
     """
     compat.check_model(model)
     progress, spaces = truth("progress", progress), sequence("spaces", spaces, "names")
-    folder = None if folder is None else Path(folder)
+    folder = None if folder is None else as_path("folder", folder)
     if not isinstance(prompts, PromptSet):
         raise TokenError(
             "not a prompt set",
@@ -189,7 +190,8 @@ def capture_states(
     else:
         request = {
             **provenance,
-            "weights": model_fingerprint(model),
+            "model_fingerprint": model_fingerprint(model),
+            "tl_emergence": compat.package_version("tl-emergence"),
             "prompts": prompts.content_hash,
             "states": held,
             "pieces_per_block": cut.per_block,

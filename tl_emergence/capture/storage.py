@@ -6,7 +6,6 @@ import json
 import math
 import os
 import tempfile
-import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tl_emergence.errors import ResultFileError, SettingError
+from tl_emergence.files import checksum, with_checksum
 
 IN_MEMORY_BYTES = 512 * 2**20
 """States that take more than this go to memory-mapped files."""
@@ -27,29 +27,26 @@ class StateStore:
 
     Args:
         total_bytes: What all tensors together will take.
-        folder: Keep the files there (a run that can be resumed); None decides by size, and removes
-            temporary files once no tensor of the store is in use.
+        folder: Keep the files there (a run that can be resumed); None decides by size, and removes the
+            names of temporary files at once: their space is free when no tensor of the store is in use.
     """
 
     def __init__(self, total_bytes: int, folder: Path | None) -> None:
         self.folder = folder
-        if folder is None and total_bytes > IN_MEMORY_BYTES:
-            temporary = tempfile.TemporaryDirectory(prefix="tl_emergence-")
-            self.folder = Path(temporary.name)
-            weakref.finalize(self, temporary.cleanup)
+        self._on_disk = folder is not None or total_bytes > IN_MEMORY_BYTES
         if folder is not None:
             with _as_file_error(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def tensor(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor, or what the file of this name held before."""
-        if self.folder is None:
+        if not self._on_disk:
             return torch.empty(*shape, dtype=dtype)
-        path = self.folder / f"{name}.states"
-        with _as_file_error(path):
-            _reserve(path, math.prod(shape) * dtype.itemsize)
-        flat = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype)
-        return flat.view(*shape)
+        if self.folder is not None:
+            return _mapped(self.folder / f"{name}.states", shape, dtype)
+        # The name is gone as soon as the file is mapped: nothing is left however the process ends.
+        with _as_file_error(Path(tempfile.gettempdir())), _temporary_folder() as temporary:
+            return _mapped(temporary / f"{name}.states", shape, dtype)
 
 
 class BatchJournal:
@@ -91,7 +88,7 @@ class BatchJournal:
 
     def has(self, batch: str, written: Iterable[Tensor]) -> bool:
         """Return whether the batch was recorded and its states are still what was recorded."""
-        return batch in self._seen and self._seen[batch]["crc32"] == _crc32(written)
+        return batch in self._seen and self._seen[batch].get("crc32") == _crc32(written)
 
     def add(self, batch: str, written: Iterable[Tensor], energy: Sequence[float]) -> None:
         """Record a batch whose states have just been written, and what it adds to their mean square."""
@@ -108,17 +105,32 @@ class BatchJournal:
     def _append(self, entry: Mapping[str, Any]) -> None:
         assert self.path is not None
         with _as_file_error(self.path), self.path.open("a") as lines:
-            lines.write(f"\n{json.dumps(entry)}\n")
+            lines.write(f"\n{json.dumps(with_checksum(entry))}\n")
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     with _as_file_error(path):
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     for line in lines:
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue  # an empty line, or the torn last line of a killed process
+        if isinstance(entry, dict) and entry.pop("checksum", None) == checksum(entry):
+            yield entry  # any other line was damaged: its batch is run again
+
+
+def _mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    with _as_file_error(path):
+        _reserve(path, math.prod(shape) * dtype.itemsize)
+    return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(*shape)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    # Windows removes no file that is mapped: there the folder stays until the system clears it.
+    with tempfile.TemporaryDirectory(prefix="tl_emergence-", ignore_cleanup_errors=os.name == "nt") as name:
+        yield Path(name)
 
 
 def _reserve(path: Path, n_bytes: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -26,6 +25,7 @@ from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.circuits.experiment import Experiment
 from tl_emergence.circuits.metrics import Given, named_metrics, placed
 from tl_emergence.circuits.references import AblationKind, check_reference
+from tl_emergence.files import as_path
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 
 
@@ -201,7 +201,10 @@ def _ablate(
     )
     workspace = Workspace(None, {})
     if workdir is not None:
-        workspace = Workspace(Path(workdir), {**experiment.described(), "weights": model_fingerprint(model)})
+        workspace = Workspace(
+            as_path("workdir", workdir),
+            {**experiment.described(), "model_fingerprint": model_fingerprint(model)},
+        )
     baseline, values, settings = experiment.run(workspace)
     layers = tuple(sorted({c.layer for c in components}))
     heads = tuple(sorted({c.head for c in components}))

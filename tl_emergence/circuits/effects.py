@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_emergence import loaded
 from tl_emergence.circuits.components import Component, Kind
 from tl_emergence.circuits.units import UnitValues, ids_of_copies
 from tl_emergence.errors import unknown_name
-from tl_emergence.files import exists
+from tl_emergence.files import as_path, exists
 from tl_emergence.folders import read_folder, write_folder
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class HeadEffects:
         tensors = {f"effects/{name}": value for name, value in self.effects.items()}
         tensors |= {f"baseline/{name}": value for name, value in self.baseline.items()}
         plain = {name: getattr(self, name) for name in _PLAIN}
-        write_folder(Path(folder), "effects", _HEAD, plain, tensors)
+        write_folder(as_path("folder", folder), "effects", _HEAD, plain, tensors)
 
     def _where(self, metric: str) -> str:
         """Return where and how information was read, with the cap of macro: near it nothing can fall."""
@@ -259,17 +259,29 @@ def load_effects(folder: str | PathLike[str]) -> HeadEffects:
     """
 
     def restore(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HeadEffects:
-        of = {name: dict(plain[name]) for name in ("units", "worse", "settings")}
+        of = {name: loaded.mapping(name, plain[name]) for name in ("units", "worse", "settings")}
+        layers, heads = (loaded.whole_numbers(name, plain[name]) for name in ("layers", "heads"))
+        if (
+            plain["component"] not in get_args(Kind)
+            or not of["units"]
+            or set(of["units"]) != set(of["worse"])
+        ):
+            raise ValueError("component, units or worse are not those of effects")
+        for name in of["units"]:
+            loaded.text("units", of["units"][name])
+            loaded.whole_number("worse", of["worse"][name], least=-1)
+        n_prompts = max(tensors[f"baseline/{name}"].numel() for name in of["units"])
+        shape = (len(layers), len(heads), n_prompts)
         return HeadEffects(
             component=plain["component"],
-            layers=tuple(plain["layers"]),
-            heads=tuple(plain["heads"]),
-            effects={name: tensors[f"effects/{name}"] for name in of["units"]},
-            baseline={name: tensors[f"baseline/{name}"] for name in of["units"]},
+            layers=layers,
+            heads=heads,
+            effects={name: loaded.tensor(tensors, f"effects/{name}", shape) for name in of["units"]},
+            baseline={name: loaded.tensor(tensors, f"baseline/{name}", shape[2:]) for name in of["units"]},
             **of,
         )
 
-    found = Path(folder)
+    found = as_path("folder", folder)
     if exists(found / "effects" / "effects.json"):
         found = found / "effects"  # the output folder of `tl-emergence ablate`
     return read_folder(found, "effects", _HEAD, restore)

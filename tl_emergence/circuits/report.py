@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tl_emergence import loaded
 from tl_emergence.errors import ResultFileError, unknown_key
-from tl_emergence.files import read_json, to_json, write_atomically
+from tl_emergence.files import as_path, read_json, to_json, with_checksum, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,7 +261,7 @@ class CorrelationReport:
         """
         described = {name: value for name, value in asdict(self).items() if name != "settings"}
         content = {"format": _FORMAT, "version": _VERSION, **described, "settings": dict(self.settings)}
-        write_atomically(Path(path), to_json(_without_nan(content)))
+        write_atomically(as_path("path", path), to_json(with_checksum(_without_nan(content))))
 
     def __repr__(self) -> str:
         shown = [f"{pair.score} ~ {pair.effect} {pair.spearman:.2f}" for pair in self.pairs[:3]]
@@ -281,7 +281,7 @@ def load_report(path: str | PathLike[str]) -> CorrelationReport:
         >>> load_report(tmp_path / "report.json").labels
         ('L0', 'L1')
     """
-    path = Path(path)
+    path = as_path("path", path)
     found = read_json(path)
     if found.get("format") != _FORMAT or found.get("version") != _VERSION:
         raise ResultFileError(
@@ -291,15 +291,20 @@ def load_report(path: str | PathLike[str]) -> CorrelationReport:
             fix="Name the file that report.save made, or correlate again with this version.",
         )
     try:
-        return CorrelationReport(
-            pairs=tuple(_restore_pair(pair) for pair in found["pairs"]),
-            scores=tuple(_restore_means(values) for values in found["scores"]),
-            effects=tuple(_restore_means(values) for values in found["effects"]),
-            labels=tuple(found["labels"]),
-            layers=tuple(found["layers"]),
-            settings=found["settings"],
+        labels = loaded.texts("labels", found["labels"])
+        layers = loaded.whole_numbers("layers", found["layers"])
+        loaded.length("layers", layers, len(labels))
+        scores, effects = (
+            tuple(_restore_means(values, len(labels)) for values in found[side])
+            for side in ("scores", "effects")
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        pairs = tuple(_restore_pair(pair) for pair in found["pairs"])
+        measured = ({one.name for one in scores}, {one.name for one in effects})
+        if any(pair.score not in measured[0] or pair.effect not in measured[1] for pair in pairs):
+            raise ValueError("pairs of scores or effects that the report does not hold")
+        settings = loaded.mapping("settings", found["settings"])
+        return CorrelationReport(pairs, scores, effects, labels, layers, settings)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ResultFileError(
             "damaged report",
             seen=f"{path}: {type(error).__name__}: {error}",
@@ -309,17 +314,29 @@ def load_report(path: str | PathLike[str]) -> CorrelationReport:
 
 
 def _restore_pair(described: Mapping[str, Any]) -> PairCorrelation:
-    baselines = tuple(Baseline(**_with_nan(baseline)) for baseline in described["baselines"])
-    return PairCorrelation(**{**_with_nan(described), "baselines": baselines})
+    baselines = tuple(
+        Baseline(**_of_types(Baseline, loaded.mapping("a baseline", one))) for one in described["baselines"]
+    )
+    return PairCorrelation(**{**_of_types(PairCorrelation, described), "baselines": baselines})
 
 
-def _restore_means(described: Mapping[str, Any]) -> UnitMeans:
-    means, stderrs = tuple(described["means"]), tuple(described["stderrs"])
-    return UnitMeans(described["name"], described["unit"], means, stderrs, described["change"])
+def _restore_means(described: Mapping[str, Any], n_units: int) -> UnitMeans:
+    columns = []
+    for name in ("means", "stderrs"):
+        columns.append(tuple(loaded.number(name, value) for value in described[name]))
+        loaded.length(name, columns[-1], n_units)
+    name, unit = (loaded.text(field, described[field]) for field in ("name", "unit"))
+    return UnitMeans(name, unit, *columns, loaded.truth("change", described["change"]))
 
 
-def _with_nan(described: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float("nan") if value is None else value for name, value in described.items()}
+def _of_types(kind: type, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by the types that the fields of a dataclass declare; null is NaN for a number."""
+    check = {"float": loaded.number, "int": loaded.whole_number, "str": loaded.text}
+    types = {one.name: str(one.type) for one in fields(kind)}
+    return {
+        name: check[types[name]](name, value) if types[name] in check else value
+        for name, value in described.items()
+    }
 
 
 def _without_nan(value: Any) -> Any:

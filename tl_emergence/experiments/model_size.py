@@ -20,6 +20,7 @@ from tl_emergence.experiments.parts import (
     space_names,
 )
 from tl_emergence.experiments.result import ExperimentResult
+from tl_emergence.files import as_path
 from tl_emergence.prompts import PromptSet, demonstrations
 
 QUESTION = "Has a larger model more emergence on the same prompts, measured against the ceiling?"
@@ -88,7 +89,7 @@ def model_size(
         "shots": shots, "n": n, "spaces": list(spaces), "estimator": "noise", "sigma": sigma, "seed": seed,
         "prepend_bos": prepend_bos, "bos_token_id": bos_token_id,
     }  # fmt: skip
-    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, of)
     curves, sizes = [], []
     for name, model in of.items():
 

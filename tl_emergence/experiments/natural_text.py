@@ -18,6 +18,7 @@ from tl_emergence.experiments.judged_text import counts
 from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import ExperimentResult
+from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations, sentences
 from tl_emergence.prompts.sources import DATASETS
 
@@ -103,7 +104,7 @@ def natural_text(
                 sets[f"{model_name}/{anchor}-{length}"] = drawn(whole, n, seed)
         sets[f"{model_name}/list"] = demonstrations(beside, model, n=n, seed=seed)
     settings["prompts"] = {key: prompts.content_hash for key, prompts in sets.items()}
-    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, of)
     curves, tokens = [], []
     for key, prompts in sets.items():
         model_name, kind = key.rsplit("/", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +13,16 @@ from typing import Any
 from tl_emergence.capture import compat
 from tl_emergence.capture.fingerprint import model_fingerprint
 from tl_emergence.checkpoints import Workspace
-from tl_emergence.errors import SettingError
-from tl_emergence.files import exists, read_json, to_json, write_atomically
+from tl_emergence.errors import ResultFileError, SettingError
+from tl_emergence.files import (
+    checksum,
+    exists,
+    read_bytes,
+    read_json,
+    to_json,
+    with_checksum,
+    write_atomically,
+)
 from tl_emergence.results import AnyResult, EmergenceResult
 from tl_emergence.saving import load_result
 
@@ -104,6 +113,7 @@ class Parts:
     def __init__(self, folder: Path | None, request: Mapping[str, Any], models: Models) -> None:
         self.results: dict[str, AnyResult] = {}
         self._folder = folder
+        self._request = checksum(request)
         if folder is not None:
             weights = {name: model_fingerprint(model) for name, model in models.items()}
             version = compat.package_version("tl-emergence")
@@ -124,8 +134,11 @@ class Parts:
         """
         place = None if self._folder is None else self._folder / "parts" / key
         if place is not None and exists(place / "kept.json"):
-            self.results[key] = load_result(place)
-            return read_json(place / "kept.json")
+            record = self._record(place / "kept.json", key)
+            result = None if record is None else _result(place, record.get("result"))
+            if record is not None and result is not None:
+                self.results[key] = result
+                return record["kept"]
         _LOG.info("measuring %s", key)
         work = None if place is None else place / ".work"
         found = run(work)
@@ -133,20 +146,46 @@ class Parts:
         self.results[key] = without_pointwise(found)
         if place is not None:
             self.results[key].save(place)
-            write_atomically(place / "kept.json", to_json(kept))
+            self._write(place / "kept.json", key, kept, result=_checksum(place))
             shutil.rmtree(place / ".work", ignore_errors=True)
         return kept
 
     def keep(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return JSON values that are made once, such as generated texts."""
         path = None if self._folder is None else self._folder / "kept" / f"{key}.json"
-        if path is not None and exists(path):
-            return read_json(path)
+        record = None if path is None or not exists(path) else self._record(path, key)
+        if record is not None:
+            return record["kept"]
         _LOG.info("making %s", key)
         found = dict(make())
         if path is not None:
-            write_atomically(path, to_json(found))
+            self._write(path, key, found)
         return found
+
+    def _write(self, path: Path, key: str, kept: Mapping[str, Any], **others: Any) -> None:
+        record = {"key": key, "request": self._request, "kept": dict(kept), **others}
+        write_atomically(path, to_json(with_checksum(record)))
+
+    def _record(self, path: Path, key: str) -> Mapping[str, Any] | None:
+        """Return what was kept; None where it was damaged or belongs elsewhere, to be made again."""
+        try:
+            record = read_json(path)
+        except ResultFileError:
+            return None
+        belongs = record.get("key") == key and record.get("request") == self._request
+        return record if belongs and isinstance(record.get("kept"), dict) else None
+
+
+def _result(place: Path, recorded: Any) -> AnyResult | None:
+    """Return the result of a finished part; None where it is not the one that was recorded."""
+    try:
+        return load_result(place) if _checksum(place) == recorded else None
+    except ResultFileError:
+        return None
+
+
+def _checksum(place: Path) -> str:
+    return hashlib.sha256(read_bytes(place / "result.json")).hexdigest()
 
 
 def without_pointwise(result: AnyResult) -> AnyResult:

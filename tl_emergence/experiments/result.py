@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tl_emergence.errors import ResultFileError, SettingError, unknown_name
 from tl_emergence.experiments.claims import CLAIMS, VERDICTS
 from tl_emergence.experiments.findings import Finding, from_plain, table, to_plain
-from tl_emergence.files import exists, to_json, write_atomically
+from tl_emergence.files import as_path, below, exists, read_bytes, read_json, to_json, write_atomically
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.results import AnyResult
 from tl_emergence.saving import load_result
@@ -128,7 +129,7 @@ class ExperimentResult:
         Raises:
             ResultFileError: The folder cannot be written. The result that it held before stays whole.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         plain = {
             "name": self.name,
             "question": self.question,
@@ -139,14 +140,15 @@ class ExperimentResult:
             "settings": dict(self.settings),
         }
         plain["parts in"] = f"parts-{hashlib.sha256(to_json(plain)).hexdigest()[:16]}"
+        before = _named_parts(folder)
         for key, found in self.parts.items():
-            found.save(folder / plain["parts in"] / key)
+            found.save(below(folder / plain["parts in"], key))
+        plain["part checksums"] = {key: _checksum(folder / plain["parts in"], key) for key in self.parts}
         write_folder(folder, "experiment", _HEAD, plain, {})
         for name, rows in {**self.tables, "findings": self.findings_table()}.items():
-            write_atomically(folder / f"{name}.csv", rows.to_csv(index=False).encode())
-        for stale in folder.glob("parts-*"):
-            if stale.name != plain["parts in"]:
-                shutil.rmtree(stale, ignore_errors=True)
+            write_atomically(below(folder, f"{name}.csv"), rows.to_csv(index=False).encode())
+        if before not in (None, plain["parts in"]):
+            shutil.rmtree(folder / before, ignore_errors=True)
 
     def __repr__(self) -> str:
         return f"ExperimentResult({self.name}: {', '.join(self.parts)})"
@@ -158,7 +160,7 @@ def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
     Raises:
         ResultFileError: No experiment there, of another version, or damaged or cut off.
     """
-    found = Path(folder)
+    found = as_path("folder", folder)
     if not exists(found / "experiment.json"):
         raise ResultFileError(
             "no experiment there",
@@ -168,11 +170,14 @@ def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
         )
 
     def restore(plain: Mapping[str, Any], tensors: Mapping[str, Any]) -> ExperimentResult:
-        where = found / Path(str(plain["parts in"])).name
+        where = below(found, plain["parts in"])
+        for key, recorded in plain.get("part checksums", {}).items():  # results saved earlier have none
+            if _checksum(where, key) != recorded:
+                raise ValueError(f"part {key!r} is not the one that was saved")
         return ExperimentResult(
             name=plain["name"],
             question=plain["question"],
-            parts={key: load_result(where / key) for key in plain["parts"]},
+            parts={key: load_result(below(where, key)) for key in plain["parts"]},
             tables={name: _frame(columns) for name, columns in plain["tables"].items()},
             findings=tuple(from_plain(row) for row in plain["findings"]),
             conclusions=tuple(Conclusion(**one) for one in plain["conclusions"]),
@@ -180,6 +185,20 @@ def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
         )
 
     return read_folder(found, "experiment", _HEAD, restore)
+
+
+def _named_parts(folder: Path) -> str | None:
+    """Return the folder of parts that the present description names, where it is one that `save` made."""
+    try:
+        name = read_json(folder / "experiment.json").get("experiment", {}).get("parts in")
+    except (ResultFileError, AttributeError):  # none there, or a damaged one: it vouches for nothing
+        return None
+    return name if isinstance(name, str) and re.fullmatch("parts-[0-9a-f]{16}", name) else None
+
+
+def _checksum(where: Path, key: str) -> str:
+    """Return the SHA-256 of the description of a saved part, which holds that of its tensors."""
+    return hashlib.sha256(read_bytes(below(where, key) / "result.json")).hexdigest()
 
 
 def _plain(table: pd.DataFrame) -> dict[str, Sequence[Any]]:

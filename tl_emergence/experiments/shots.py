@@ -19,6 +19,7 @@ from tl_emergence.experiments.judged_lists import knee
 from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.parts import Models, Parts, named_models, space_names
 from tl_emergence.experiments.result import ExperimentResult
+from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations
 from tl_emergence.results import EmergenceResult
 
@@ -99,7 +100,7 @@ def shots(
         for name, entities in zip(names, lists, strict=True)
         for size in sizes
     }
-    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, of)
     curves, knees, blocks = [], [], []
     for (model_name, name, size), prompts in sets.items():
 

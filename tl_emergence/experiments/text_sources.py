@@ -32,6 +32,7 @@ from tl_emergence.experiments.parts import (
 )
 from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.experiments.spread import exact_pointwise
+from tl_emergence.files import as_path
 from tl_emergence.prompts import sentences
 from tl_emergence.prompts.sources import DATASETS, read_texts
 from tl_emergence.results import AnyResult, EmergenceResult
@@ -138,7 +139,7 @@ def text_sources(
         "n_texts": len(openings), "n_tokens": n_tokens, "n": n,
         "spaces": list(spaces), "estimator": "noise", "sigma": sigma, "seed": seed,
     }  # fmt: skip
-    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, of)
     pools = {HUMAN: human}
     by_models = {
         name: parts.keep(

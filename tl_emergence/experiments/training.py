@@ -17,6 +17,7 @@ from tl_emergence.experiments.curves import curve, curve_rows, frame, runs
 from tl_emergence.experiments.judging import judged
 from tl_emergence.experiments.parts import Parts, check_name, own_name, space_names
 from tl_emergence.experiments.result import ExperimentResult
+from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def training(
         "spaces": list(spaces), "estimator": "noise", "sigma": sigma, "seed": seed,
         "prepend_bos": prepend_bos, "bos_token_id": bos_token_id,
     }  # fmt: skip
-    parts = Parts(None if workdir is None else Path(workdir), settings, {})
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, {})
     curves, rows = [], []
     for key, step in steps.items():
         last = key == list(steps)[-1]

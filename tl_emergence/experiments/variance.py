@@ -26,6 +26,7 @@ from tl_emergence.experiments.spread import (
     onset_rows,
     spread_rows,
 )
+from tl_emergence.files import as_path
 from tl_emergence.prompts import LISTS, demonstrations
 from tl_emergence.results import AnyResult
 
@@ -122,7 +123,7 @@ def variance(
         for name, model in of.items()
         for seed in chosen
     }
-    parts = Parts(None if workdir is None else Path(workdir), settings, of)
+    parts = Parts(None if workdir is None else as_path("workdir", workdir), settings, of)
     spread, onsets, correlations, noise = [], [], [], []
     for model_name, model in of.items():
         kept, exact = {}, {}
