@@ -126,7 +126,7 @@ class Workspace:
         digest = hashlib.sha256(f"{self._request}\n{part}\n".encode())
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
     def _path(self, part: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,27 @@ from tl_emergence.reporting import FIGURES, figure_of, save_figure, write_output
 if TYPE_CHECKING:
     from tl_emergence.results import AnyResult
 
-app = typer.Typer(
+
+class _CommandLine(typer.Typer):
+    """The commands; where nothing more can be written to standard output, one line says so."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            try:
+                return super().__call__(*arguments, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE):
+                raise
+            if error.errno != errno.EPIPE:  # a reader that has seen enough, such as `head`, is no error
+                typer.echo(f"error: cannot write to standard output: {error.strerror}", err=True)
+            # What is still in the buffer would be tried again, and fail again, when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1 if error.errno == errno.EPIPE else 2)
+
+
+app = _CommandLine(
     help="Where in a transformer do tokens become more than the sum of their parts?",
     no_args_is_help=True,
     add_completion=False,

@@ -25,6 +25,7 @@ from tl_emergence import experiments
 from tl_emergence.geometry import GeometrySettings
 from tl_emergence.prompts import from_tokens
 
+GEOMETRY = GeometrySettings(components=2)
 SEEDS = {"old": 1, "new": 2}
 
 
@@ -72,9 +73,7 @@ def _result(seed: int) -> Any:
 
 @cache
 def _comparison(seed: int) -> Any:
-    return emergence(
-        seed, estimator=("exact", "noise"), sigma=(0.5, 1.0), geometry=GeometrySettings(components=2)
-    )
+    return emergence(seed, estimator=("exact", "noise"), sigma=(0.5, 1.0), geometry=GEOMETRY)
 
 
 @cache
@@ -134,9 +133,7 @@ def load(kind: str, folder: Path) -> Any:
 
 def _emergence_run(folder: Path) -> Any:
     # Three batches and a shuffled control: a journal of several lines, several parts.
-    return emergence(
-        workdir=folder, batch_size=4, controls=("shuffled_weights",), geometry=GeometrySettings(components=2)
-    )
+    return emergence(workdir=folder, batch_size=4, controls=("shuffled_weights",), geometry=GEOMETRY)
 
 
 def _ablation_run(folder: Path) -> Any:

@@ -85,7 +85,8 @@ def test_a_save_that_is_stopped_anywhere_leaves_the_old_result_or_the_new_one(
             outcomes["no result yet"] += 1
         assert forks.do("new", kind, folder)["digest"] == whole[kind, "new"]
         assert forks.do("load", kind, folder)["digest"] == whole[kind, "new"]
-        left_behind = set(names(folder)) - set(files[kind])
+        # A kill between the new description and the removal of the old files leaves these, whole.
+        left_behind = set(names(folder)) - set(files[kind]) - set(names(tmp_path / f"{kind}-old"))
         assert not left_behind, (kind, at, fault, left_behind)
         shutil.rmtree(folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ def capture_states(
     bos_token_id: int | None = None,
     batch_size: int = 128,
     spaces: Sequence[Space] = (),
-    folder: Path | None = None,
+    folder: str | PathLike[str] | None = None,
     progress: bool = False,
     cut: Cut = BLOCKS,
 ) -> CapturedStates:

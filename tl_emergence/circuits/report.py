@@ -321,12 +321,13 @@ def _restore_pair(described: Mapping[str, Any]) -> PairCorrelation:
 
 
 def _restore_means(described: Mapping[str, Any], n_units: int) -> UnitMeans:
-    columns = []
-    for name in ("means", "stderrs"):
-        columns.append(tuple(loaded.number(name, value) for value in described[name]))
-        loaded.length(name, columns[-1], n_units)
+    means, stderrs = (
+        tuple(loaded.number(column, value) for value in described[column]) for column in ("means", "stderrs")
+    )
+    loaded.length("means", means, n_units)
+    loaded.length("stderrs", stderrs, n_units)
     name, unit = (loaded.text(field, described[field]) for field in ("name", "unit"))
-    return UnitMeans(name, unit, *columns, loaded.truth("change", described["change"]))
+    return UnitMeans(name, unit, means, stderrs, loaded.truth("change", described["change"]))
 
 
 def _of_types(kind: type, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,11 +113,13 @@ class Parts:
     def __init__(self, folder: Path | None, request: Mapping[str, Any], models: Models) -> None:
         self.results: dict[str, AnyResult] = {}
         self._folder = folder
-        self._request = checksum(request)
+        self._request = ""
         if folder is not None:
             weights = {name: model_fingerprint(model) for name, model in models.items()}
             version = compat.package_version("tl-emergence")
-            Workspace(folder, {**request, "weights": weights, "tl_emergence": version})
+            whole = {**request, "weights": weights, "tl_emergence": version}
+            Workspace(folder, whole)
+            self._request = checksum(whole)
 
     def measure(
         self,
@@ -138,6 +140,7 @@ class Parts:
             result = None if record is None else _result(place, record.get("result"))
             if record is not None and result is not None:
                 self.results[key] = result
+                shutil.rmtree(place / ".work", ignore_errors=True)  # of a run that was killed before it could
                 return record["kept"]
         _LOG.info("measuring %s", key)
         work = None if place is None else place / ".work"
