@@ -386,7 +386,7 @@ _VALUES: list[Callable[[], Any]] = [
     lambda: torch.full((24, 5), 1e-40),
     lambda: torch.randn(2, 3, 4, 5, generator=torch.Generator()),
     lambda: _nested(),
-    lambda: torch.nn.Linear(2, 2),
+    lambda: torch.nn.Identity(),
     lambda: toys.TOKENS + 10**6,
     lambda: -toys.TOKENS,
     lambda: toys.TOKENS.float(),
