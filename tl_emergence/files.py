@@ -152,7 +152,7 @@ def below(folder: Path, name: Any) -> Path:
         'parts/gpt2/country'
     """
     parts = name.split("/") if isinstance(name, str) else [""]
-    if any(part in ("", ".", "..") or {"\\", ":", "\0"} & set(part) for part in parts):
+    if any(part in ("", ".", "..") or {"\\", "\0"} & set(part) for part in parts):
         raise ResultFileError(
             "a name that leads out of its folder",
             seen=f"{name!r:.80} in {folder}",
