@@ -187,4 +187,4 @@ def knee_rule(of: Sequence[Finding]) -> Verdict:
 def _apart(curves: pd.DataFrame) -> float:
     """Return how far shuffled weights lie from the exact macro at most, in bits."""
     rows = curves[(curves["run"] == _CONTROL) & (curves["quantity"] == "macro")]
-    return float(np.abs(rows["value"].to_numpy() - rows["exact"].to_numpy()).max())
+    return float(np.abs(np.asarray(rows["value"]) - np.asarray(rows["exact"])).max())
