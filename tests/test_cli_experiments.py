@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests import toys
+from tl_emergence import models
 from tl_emergence.cli import app
 from tl_emergence.experiments import load_experiment
 from tl_emergence.prompts import LISTS
@@ -131,6 +132,23 @@ def test_checkpoints_are_models_in_order(checkpoint: Path, tmp_path: Path) -> No
     assert load_experiment(tmp_path / "out" / "result").settings["steps"] == [5, 9]
 
 
+def test_hub_names_are_loaded_at_the_step_they_are_labelled_with(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, int | None]] = []
+    command = importlib.import_module("tl_emergence.cli_experiments")
+
+    def from_disk(name: str, step: int | None) -> Any:
+        loaded.append((name, step))
+        return models.load(checkpoint)
+
+    monkeypatch.setattr(command, "load_model", from_disk)
+    arguments = ["experiment", "training", "one/name", "other/name", "--out", str(tmp_path / "out")]
+    done = RUNNER.invoke(app, [*arguments, "--n", "16", "--step", "5", "--step", "9", "--space", "unit"])
+    assert done.exit_code == 0, done.output
+    assert loaded == [("one/name", 5), ("other/name", 9)]
+
+
 def test_a_trained_model_without_a_step_is_not_called_step_0(checkpoint: Path, tmp_path: Path) -> None:
     done = run("training", checkpoint, tmp_path / "out", "--n", "16")
     assert done.exit_code == 0, done.output
@@ -157,6 +175,7 @@ def test_a_trained_model_without_a_step_is_not_called_step_0(checkpoint: Path, t
         ("shots", ["--space", "reed"], "Did you mean 'read'"),
         ("natural-text", ["--texts", "no such file"], "no such text source"),
         ("training", ["--step", "1"], "no training steps there"),
+        ("training", ["--step", "1", "--step", "1"], "a training step twice"),
         ("text-sources", ["--written", "gpt-4"], "a source without name or file"),
         ("text-sources", ["--written", "gpt-4=nowhere.txt"], "no such text source"),
     ],

@@ -242,6 +242,10 @@ def _models(asked: dict[str, Any]) -> dict[Any, Any]:
         return {_short(name): load_model(name) for name in names}
     if steps is None:
         return {_short(name): _loader(name, None) for name in names}
+    if len(set(steps)) < len(steps):
+        raise SettingError(
+            "a training step twice", seen=steps, expected="steps that differ", fix="Name each once."
+        )
     if len(names) == 1:
         return {step: _loader(names[0], step) for step in steps}
     if len(steps) != len(names):
@@ -251,7 +255,16 @@ def _models(asked: dict[str, Any]) -> dict[Any, Any]:
             expected="a step for each model, or several of one hub name",
             fix="Repeat --step, or leave it out: checkpoints then go by the names of their folders.",
         )
-    return {step: _loader(name, None) for step, name in zip(steps, names, strict=True)}
+    # A hub name is loaded at the step that labels it; of folders the caller knows the steps.
+    at = [None if _is_at_one_step(name) else step for step, name in zip(steps, names, strict=True)]
+    return {step: _loader(name, of) for step, name, of in zip(steps, names, at, strict=True)}
+
+
+def _is_at_one_step(name: str) -> bool:
+    """Return whether a name is that of a folder or package, which holds the weights of one step."""
+    from tl_emergence.models import PACKAGED
+
+    return name in PACKAGED or Path(name).exists()
 
 
 def _loader(name: str, step: int | None) -> Callable[[], Any]:
