@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -57,12 +58,10 @@ def uninterrupted(action: Callable[[], _T]) -> _T:
 
     try:
         try:
-            for number in _SIGNALS:
-                handler = _signal.getsignal(number)
-                if callable(handler):
-                    handlers[number] = handler
-                    replaced.append(number)
-                    _signal.signal(number, record)
+            for number in compress(_SIGNALS, map(callable, map(_signal.getsignal, _SIGNALS))):
+                handlers[number] = _signal.getsignal(number)
+                replaced.append(number)
+                _signal.signal(number, record)
             return action()
         finally:
             _put_back(handlers, replaced)
@@ -165,18 +164,15 @@ class Edit:
         try:
             self.undo()
         finally:
-            if self._verify is not None:
+            # Nothing to undo, unless a signal raised before the handlers were replaced.
+            self.undo()
+            if self._verify is not None and not self._steps:
                 self._verify()
 
     def undo(self) -> None:
         """Take the change back; nothing happens where that is done."""
-        try:
-            if self._steps:
-                uninterrupted(self._undo)
-        finally:
-            # Nothing to do, unless a signal raised before the handlers were replaced.
-            if self._steps:
-                uninterrupted(self._undo)
+        if self._steps:
+            uninterrupted(self._undo)
 
     def _wait_for_turn(self) -> None:
         pause = 0.0005
