@@ -111,13 +111,13 @@ def weights_processed(model: Any) -> bool:
 
 def hooked(model: Any, hooks: list[tuple[str, Callable[..., Any]]]) -> Edit:
     """Return TransformerLens' own context of scoped forward hooks; the caller's hooks stay as they are."""
+    return Edit(model, partial(_put_on_points, model, hooks))
 
-    def change(steps: list[Step]) -> None:
-        inside = ExitStack()
-        steps.append(inside.close)
-        uninterrupted(lambda: inside.enter_context(model.hooks(fwd_hooks=hooks)))
 
-    return Edit(model, change)
+def _put_on_points(model: Any, hooks: list[tuple[str, Callable[..., Any]]], steps: list[Step]) -> None:
+    inside = ExitStack()
+    steps.append(inside.close)
+    uninterrupted(lambda: inside.enter_context(model.hooks(fwd_hooks=hooks)))
 
 
 def module_hooks(
@@ -133,23 +133,28 @@ def module_hooks(
         hooks: Modules and PyTorch hooks.
         before: The hooks are called before the forward pass of a module, and may change its input.
     """
+    return Edit(model, partial(_put_on_modules, hooks, before))
 
-    def change(steps: list[Step]) -> None:
-        handles: list[RemovableHandle] = []
 
-        def take_off() -> None:
-            for handle in handles:
-                handle.remove()
+def _put_on_modules(
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], before: bool, steps: list[Step]
+) -> None:
+    handles: list[RemovableHandle] = []
+    steps.append(partial(_take_off, handles))
+    uninterrupted(partial(_register, hooks, before, handles))
 
-        def put_on() -> None:
-            for module, hook in hooks:
-                register = module.register_forward_pre_hook if before else module.register_forward_hook
-                handles.append(register(hook))
 
-        steps.append(take_off)
-        uninterrupted(put_on)
+def _register(
+    hooks: Sequence[tuple[nn.Module, Callable[..., Any]]], before: bool, handles: list[RemovableHandle]
+) -> None:
+    for module, hook in hooks:
+        register = module.register_forward_pre_hook if before else module.register_forward_hook
+        handles.append(register(hook))
 
-    return Edit(model, change)
+
+def _take_off(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 def read_last(model: Any, readers: list[tuple[str, Callable[[Tensor], None]]]) -> CallersEdit:

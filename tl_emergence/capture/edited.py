@@ -101,13 +101,8 @@ def run_edited(
     if places and shortcuts.cut:
         changes.append(_cut_before_unembedding(model, places))
 
-    def run() -> Tensor | None:
-        try:
-            return compat.logits(model, tokens) if places else compat.run(model, tokens)
-        except LastStateReached:
-            return None
-
-    logits = during(run, compat.hooked(model, hooks), *changes)
+    run = compat.logits if places else compat.run
+    logits = during(partial(_to_last_state, run, model, tokens), compat.hooked(model, hooks), *changes)
     if logits is None:
         return None
     logits = logits if shortcuts.cut else logits[:, places]
@@ -119,6 +114,15 @@ def run_edited(
             fix="Report it with the model's name and the TransformerLens version.",
         )
     return logits
+
+
+def _to_last_state(
+    run: Callable[[Any, Tensor], Tensor | None], model: Any, tokens: Int[Tensor, "batch pos"]
+) -> Tensor | None:
+    try:
+        return run(model, tokens)
+    except LastStateReached:
+        return None
 
 
 @no_grad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,12 +47,13 @@ def stream_residuals(
 
     hooks = [(hook_of(model, state), collect(state)) for state in sorted(states)]
 
-    @no_grad
-    def run() -> None:
-        with suppress(LastStateReached):
-            compat.run(model, batch)
+    during(partial(_run_to_last_state, model, batch), compat.hooked(model, hooks))
 
-    during(run, compat.hooked(model, hooks))
+
+@no_grad
+def _run_to_last_state(model: Any, batch: Int[Tensor, "batch pos"]) -> None:
+    with suppress(LastStateReached):
+        compat.run(model, batch)
 
 
 def with_prefix(tokens: Int[Tensor, "row pos"], bos: int | None) -> Int[Tensor, "row extended"]:

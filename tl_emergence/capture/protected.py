@@ -52,16 +52,12 @@ def uninterrupted(action: Callable[[], _T]) -> _T:
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     replaced: list[int] = []
     arrived: dict[int, FrameType | None] = {}
-
-    def record(number: int, frame: FrameType | None) -> None:
-        arrived.setdefault(number, frame)
-
     try:
         try:
             for number in compress(_SIGNALS, map(callable, map(_signal.getsignal, _SIGNALS))):
                 handlers[number] = _signal.getsignal(number)
                 replaced.append(number)
-                _signal.signal(number, record)
+                _signal.signal(number, arrived.setdefault)  # takes a number and a frame, as handlers do
             return action()
         finally:
             _put_back(handlers, replaced)
