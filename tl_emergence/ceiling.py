@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture.checks import indices
-from tl_emergence.checks import integer, integers, seed_number
+from tl_emergence.checks import instance, integer, integers, seed_number
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.deranged import derangement
 from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits, shared_bits
@@ -65,6 +65,7 @@ def exact_emergence(
         >>> round(float(exact_emergence(lists, layers=[1]).emergence[0, -1]), 4)
         15.8899
     """
+    instance("a prompt set", prompts, PromptSet, "Pass prompts.from_tokens(tokens).")
     layers = _checked_layers(layers)
     check_micro(micro)
     wanted = indices("position", positions, prompts.n_positions)
@@ -103,6 +104,7 @@ def exact_deranged(
         >>> float(exact_deranged(from_tokens(tokens), seed=0, layers=[1]).macro[0, -1])  # 8 prompts
         3.0
     """
+    instance("a prompt set", prompts, PromptSet, "Pass prompts.from_tokens(tokens).")
     layers = _checked_layers(layers)
     check_micro(micro)
     wanted = indices("position", positions, prompts.n_positions)
@@ -132,6 +134,7 @@ def exact_population(
         >>> round(float(exact_population(some, layers=[1]).macro[0, -1]), 4)
         18.2118
     """
+    instance("a prompt set", prompts, PromptSet, "Pass prompts.from_tokens(tokens).")
     layers = _checked_layers(layers)
     wanted = indices("position", positions, prompts.n_positions)
     last = max(wanted) + 1

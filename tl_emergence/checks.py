@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -66,6 +66,32 @@ def integer(what: str, value: Any, *, least: int | None = None) -> int:
             f"{what} out of range", seen=plain, expected=f"{least} or more", fix="Pass a larger number."
         )
     return plain
+
+
+def instance(what: str, value: Any, kinds: type | tuple[type, ...], fix: str) -> None:
+    """Raise SettingError unless a value is an object of one of some classes.
+
+    Example:
+        >>> instance("a seed", 3, int, "Pass a whole number.")
+    """
+    if not isinstance(value, kinds):
+        names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+        raise SettingError(
+            f"not {what}", seen=f"{type(value).__name__}", expected=" or ".join(names), fix=fix
+        )
+
+
+def is_key(value: Any, known: Container[Any]) -> bool:
+    """Return whether a value is one of some keys; a list or an array, which can be no key, is none.
+
+    Example:
+        >>> is_key("loss", {"loss": 1}), is_key(["loss"], {"loss": 1})
+        (True, False)
+    """
+    try:
+        return value in known
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def seed_number(seed: Any) -> int:

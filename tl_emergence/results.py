@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_emergence.ceiling import Ceiling
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, is_key
 from tl_emergence.errors import SettingError, unknown_key
 from tl_emergence.estimators.interface import SATURATED_ABOVE
 from tl_emergence.geometry import Geometry
@@ -188,7 +188,7 @@ class _Results(Mapping[_Key, _Result]):
     _KIND = "key"
 
     def __getitem__(self, key: _Key) -> _Result:
-        if key not in self.results:
+        if not is_key(key, self.results):
             raise unknown_key(self._KIND, key, self.results)
         return self.results[key]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from tl_emergence.checks import is_key
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.results import (
     AnyResult,
@@ -45,7 +46,7 @@ def in_space(
     else:
         by_space = found
     chosen = next(iter(by_space)) if space is None else space
-    if chosen not in by_space:
+    if not is_key(chosen, by_space):
         raise unknown_name("space", space, list(by_space))
     return by_space[chosen]
 

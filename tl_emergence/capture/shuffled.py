@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_emergence.capture.protected import CallersEdit, Edit, Step, during
+from tl_emergence.checks import instance
 from tl_emergence.errors import HookError
 
 _T = TypeVar("_T")
@@ -52,6 +53,7 @@ def with_shuffled_weights(model: Any, seed: int, body: Callable[[], _T]) -> _T:
 
 
 def _shuffling(kind: type[_Kind], model: Any, seed: int) -> _Kind:
+    instance("a model", model, nn.Module, "Load it first: tl_emergence.models.load(name).")
     saved: list[tuple[str, Tensor, Tensor, bytes]] = []
 
     def change(steps: list[Step]) -> None:

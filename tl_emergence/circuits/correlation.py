@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import instance, integer
 from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.circuits.over_units import over_units
 from tl_emergence.circuits.report import Baseline, CorrelationReport, PairCorrelation, UnitMeans
@@ -126,6 +126,7 @@ def correlate(
     first = score_values[0]
     for other in (*score_values, *effect_values):
         check_units(first, other)
+    instance("baselines by name", baselines or {}, Mapping, "Pass baselines={'norm': values}.")
     named = {name: baseline_values(name, values, first) for name, values in (baselines or {}).items()}
     within = within_layers_or_not(first, within_layers)
     setting = _Setting(first, within, named, permutations, resamples, seed)

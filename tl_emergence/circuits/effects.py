@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence import loaded
+from tl_emergence.checks import integer, is_key
 from tl_emergence.circuits.components import Component, Kind
 from tl_emergence.circuits.units import UnitValues, ids_of_copies
 from tl_emergence.errors import unknown_name
@@ -134,6 +135,7 @@ class HeadEffects:
         """
         import pandas as pd
 
+        n = None if n is None else integer("n", n, least=1)
         mean, stderr, sign = self.mean(metric), self.stderr(metric), self.worse.get(metric, 0)
         baseline = float(self.baseline[metric].mean())
         rows = [
@@ -246,7 +248,7 @@ class HeadEffects:
         return text if not share else f"{text}; SATURATED in {share:.0%} of its cells"
 
     def _of(self, metric: str) -> Float[Tensor, "layer head prompt"]:
-        if metric not in self.effects:
+        if not is_key(metric, self.effects):
             raise unknown_name("metric", metric, list(self.effects))
         return self.effects[metric]
 

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from tl_emergence import loaded
+from tl_emergence.checks import is_key
 from tl_emergence.errors import ResultFileError, unknown_key
 from tl_emergence.files import as_path, read_json, to_json, with_checksum, write_atomically
 
@@ -209,7 +210,7 @@ class CorrelationReport:
     def __getitem__(self, key: tuple[str, str]) -> PairCorrelation:
         """Return the pair of a score and an effect, by their names."""
         by_names = {(pair.score, pair.effect): pair for pair in self.pairs}
-        if key not in by_names:
+        if not is_key(key, by_names):
             raise unknown_key("pair", key, by_names)
         return by_names[key]
 

@@ -11,7 +11,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import integers
+from tl_emergence.checks import instance, integers, sequence
 from tl_emergence.errors import SettingError, UnitError
 from tl_emergence.results import EmergenceResult
 
@@ -113,6 +113,7 @@ class UnitValues:
             >>> both.select(["L1"]).values.tolist()
             [[3.0, 4.0]]
         """
+        labels = sequence("labels", labels, "names")
         missing = [label for label in labels if label not in self.labels]
         if missing:
             raise UnitError(
@@ -164,6 +165,7 @@ def block_values(result: EmergenceResult, *, positions: Sequence[int] = (-1,)) -
         >>> bool(torch.allclose(values.values.mean(dim=1), result.emergence[:, -1].float(), atol=1e-4))
         True
     """
+    instance("a result", result, EmergenceResult, "Pass one result: of a sweep, sweep[sigma].")
     macro, micro = result.macro_pointwise, result.micro_pointwise
     if macro is None or micro is None:
         raise UnitError(
@@ -226,6 +228,7 @@ def block_means(heads: UnitValues) -> UnitValues:
         >>> block_means(heads).values.tolist(), block_means(heads).labels
         ([[2.0], [5.0]], ('L0', 'L1'))
     """
+    instance("values of heads", heads, UnitValues, "Pass effects.values(metric).")
     layers = tuple(sorted(set(heads.layers)))
     rows = [[row for row, own in enumerate(heads.layers) if own == layer] for layer in layers]
     means = [reduce(heads.values[chosen], "head prompt -> prompt", "mean") for chosen in rows]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import integer, seed_number
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, Estimator, StateChain, generator_for
 from tl_emergence.estimators.jackknife import jackknife_stderr
 
@@ -28,6 +28,7 @@ def derangement(n_samples: int, seed: int, steps: int = 1) -> Int[Tensor, " samp
         (False, True)
     """
     integer("number of samples", n_samples, least=2)
+    seed, steps = seed_number(seed), integer("steps", steps)
     order = torch.randperm(n_samples, generator=generator_for(seed, "null"))
     out = torch.empty_like(order)
     out[order] = order.roll(steps % n_samples)

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_emergence.checks import number
+from tl_emergence.checks import instance, number
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.estimators.exact import ExactEstimator
 from tl_emergence.estimators.gaussian import GaussianEstimator
@@ -55,6 +55,7 @@ def option_defaults(estimator: Estimator) -> dict[str, Any]:
         >>> option_defaults(get_estimator("gaussian"))
         {'components': 64}
     """
+    instance("an estimator", estimator, Estimator, "Pass get_estimator(name).")
     parameters = inspect.signature(estimator.chain).parameters
     return {name: parameters[name].default for name in estimator.options}
 
@@ -66,6 +67,7 @@ def takes_noise(estimator: Estimator) -> bool:
         >>> takes_noise(get_estimator("noise")), takes_noise(get_estimator("exact"))
         (True, False)
     """
+    instance("an estimator", estimator, Estimator, "Pass get_estimator(name).")
     try:
         estimator.check((1.0,), {})
     except SettingError:

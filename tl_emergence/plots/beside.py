@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tl_emergence.checks import instance
 from tl_emergence.errors import SettingError
 from tl_emergence.plots.drawing import (
     CONTROL_STYLE,
@@ -57,6 +58,7 @@ def estimator_curves(
         SettingError: Nothing to draw, results of different prompts, blocks or models, an unknown metric, a
             position, space or sigma that was not measured.
     """
+    instance("results by estimator", results, Mapping, "Pass an EstimatorComparison, or a dict of results.")
     if not results:
         raise SettingError("nothing to draw", seen="no results", expected="at least one", fix="Pass some.")
     picked = of_estimators(results, space, sigma)

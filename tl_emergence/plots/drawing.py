@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_emergence.checks import integer, integers
+from tl_emergence.checks import instance, integer, integers
 from tl_emergence.errors import SettingError, unknown_name
 from tl_emergence.results import EmergenceResult
 from tl_emergence.tables import model_name
@@ -49,6 +49,7 @@ class NotebookFigure(Figure):
 def axes_for(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """Return the caller's axes with their figure, or those of a new figure."""
     if ax is not None:
+        instance("axes", ax, Axes, "Pass axes of Matplotlib, or leave ax out for a new figure.")
         figure = ax.get_figure(root=True)
         assert figure is not None
         return figure, ax

@@ -12,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tl_emergence.checks import instance
 from tl_emergence.errors import unknown_name
+from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.experiments.words import counted
 from tl_emergence.plots.drawing import NotebookFigure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tl_emergence.experiments.result import ExperimentResult
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:cyan")
 _CONTROL = "shuffled_weights"
@@ -31,6 +32,7 @@ def experiment(result: ExperimentResult) -> Figure:
     Raises:
         SettingError: A result of an experiment that has no figure.
     """
+    instance("the result of an experiment", result, ExperimentResult, "Pass what an experiment returns.")
     drawings: dict[str, Callable[[ExperimentResult], Figure]] = {
         "shots": _shots,
         "natural text": _natural_text,

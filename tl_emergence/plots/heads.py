@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_emergence.checks import instance, is_key
 from tl_emergence.circuits.effects import HeadEffects
 from tl_emergence.errors import unknown_name
 from tl_emergence.plots.drawing import DIVERGING, NotebookFigure, labelled
@@ -24,7 +25,8 @@ def head_effects(effects: HeadEffects, metric: str | None = None) -> Figure:
     Raises:
         SettingError: A metric that was not measured.
     """
-    if metric is not None and metric not in effects.metrics:
+    instance("effects", effects, HeadEffects, "Pass what ablate_heads returns.")
+    if metric is not None and not is_key(metric, effects.metrics):
         raise unknown_name("metric", metric, list(effects.metrics))
     shown: Sequence[str] = effects.metrics if metric is None else [metric]
     width = min(max(3.4, 1.9 + 0.42 * len(effects.heads)), _WIDEST_PANEL)

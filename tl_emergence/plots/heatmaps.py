@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from tl_emergence.checks import instance, number
 from tl_emergence.errors import SettingError
 from tl_emergence.half_blocks import HalfBlocks
 from tl_emergence.plots.drawing import (
@@ -77,6 +78,7 @@ def side_by_side(
     Raises:
         SettingError: Nothing to draw, an unknown metric, a sigma that was not measured.
     """
+    instance("results by space", results, Mapping, "Pass a SpaceComparison, or a dict of results.")
     if not results:
         raise SettingError("nothing to draw", seen="no results", expected="at least one", fix="Pass some.")
     picked = {space: at_sigma(found, sigma) for space, found in results.items()}
@@ -97,6 +99,7 @@ def half_blocks(halves: HalfBlocks, *, metric: Metric = "emergence") -> Figure:
     Raises:
         SettingError: An unknown metric.
     """
+    instance("half-blocks", halves, HalfBlocks, "Pass what half_block_emergence returns.")
     return _panels(list(halves.parts()), metric, title_of(halves.whole))
 
 
@@ -123,7 +126,7 @@ def draw_heatmap(
 ) -> AxesImage:
     """Draw one heatmap into axes; saturated cells are framed."""
     values, _, exact = values_of(result, metric)
-    top = vmax if vmax is not None else max(float(exact.max()), 1e-6)
+    top = number("vmax", vmax) if vmax is not None else max(float(exact.max()), 1e-6)
     # Emergence has a meaningful zero and falls below it; information does not.
     signed = metric == "emergence"
     image = axes.imshow(

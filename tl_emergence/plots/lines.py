@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_emergence.checks import instance
 from tl_emergence.plots.drawing import (
     CONTROL_STYLE,
     EXACT,
@@ -94,6 +95,7 @@ def sigma_curves(
     Raises:
         SettingError: An unknown metric, or a block or position that was not measured.
     """
+    instance("a sweep", sweep, SigmaSweep, "Measure with several sigmas; a single result has .plot().")
     first = next(iter(sweep.values()))
     column = column_of(first, pos)
     figure, axes = axes_for(ax, (6.6, 4.2))

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tl_emergence.checks import integer
+from tl_emergence.checks import instance, integer
 from tl_emergence.circuits.prose import interval, unit_word
 from tl_emergence.circuits.report import CorrelationReport, PairCorrelation, UnitMeans
 from tl_emergence.plots.drawing import SEQUENTIAL, NotebookFigure
@@ -41,6 +41,7 @@ def scatter(report: CorrelationReport, *, n_labels: int = 5) -> Figure:
     Raises:
         SettingError: `n_labels` is not a whole number, 0 or more.
     """
+    instance("a report", report, CorrelationReport, "Pass what correlate returns.")
     integer("n_labels", n_labels, least=0)
     rows, columns = len(report.scores), len(report.effects)
     figure = NotebookFigure(figsize=(1.2 + 4.6 * columns, 0.6 + 4.0 * rows), layout="constrained")
