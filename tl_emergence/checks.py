@@ -142,7 +142,15 @@ def sequence(what: str, values: Any, of: str) -> tuple[Any, ...]:
             if not isinstance(values, Mapping)
             else "Pass list(mapping) for its keys, or list(mapping.values()).",
         )
-    return tuple(values)
+    try:
+        return tuple(values)
+    except (TypeError, RuntimeError):  # arrays and tensors whose rows cannot be taken apart
+        raise SettingError(
+            f"{what} is not a sequence",
+            seen=type(values).__name__,
+            expected=f"a sequence of {of}",
+            fix=f"Pass a list of {of}.",
+        ) from None
 
 
 def integers(what: str, values: Any, *, count: int | None = None) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +112,15 @@ def test_values_that_cannot_be_held_are_refused(
 ) -> None:
     with pytest.raises(UnitError, match=message):
         UnitValues("loss", values, labels, layers)
+
+
+def test_values_of_arrays_and_lists_become_tensors_and_what_is_no_matrix_of_numbers_is_refused(
+    as_shipped: None,
+) -> None:
+    for values in (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]], torch.tensor([[1, 2], [3, 4]]).to_sparse()):
+        made = UnitValues("loss", values, ["L0", "L1"], np.arange(2))  # type: ignore[arg-type]
+        assert made.values.tolist() == [[1.0, 2.0], [3.0, 4.0]] and made.values.dtype == torch.float64
+        assert made.labels == ("L0", "L1") and made.layers == (0, 1)
+    for wrong in ("x", None, [[1], [2, 3]], torch.ones(2, 2, device="meta"), torch.ones(2, 2) * 1j, len):
+        with pytest.raises(UnitError, match="no numbers"):
+            UnitValues("loss", wrong, ("L0", "L1"), (0, 1))  # type: ignore[arg-type]

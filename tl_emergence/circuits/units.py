@@ -11,7 +11,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import instance, integers, sequence
+from tl_emergence.checks import as_tensor, instance, integer, integers, sequence, text
 from tl_emergence.errors import SettingError, UnitError
 from tl_emergence.results import EmergenceResult
 
@@ -54,6 +54,23 @@ class UnitValues:
     prompt_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        values = as_tensor(self.values)  # also of NumPy, and of nested lists
+        if values is None or values.is_complex():
+            raise UnitError(
+                "values of units are no numbers",
+                seen=type(self.values).__name__,
+                expected="a matrix [unit, prompt] of real numbers",
+                fix="Pass a tensor, an array, or one list for each unit.",
+            )
+        kept = isinstance(self.values, Tensor) and values.dtype in (torch.float32, torch.float64)
+        plain = {
+            "name": text("name", self.name),
+            "values": self.values if kept else values.double(),
+            "labels": tuple(text("label", label) for label in sequence("labels", self.labels, "names")),
+            "layers": tuple(integer("layer", layer) for layer in sequence("layers", self.layers, "numbers")),
+        }
+        for field, value in plain.items():
+            object.__setattr__(self, field, value)
         if self.values.ndim != 2 or 0 in self.values.shape:
             raise UnitError(
                 f"{self.name!r} has the wrong shape",

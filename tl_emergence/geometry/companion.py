@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Space, check_space, in_space
 from tl_emergence.capture.states import CapturedStates
-from tl_emergence.checks import seed_number
+from tl_emergence.checks import instance, seed_number
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.components import principal_components
 from tl_emergence.estimators.folds import distinct_rows
@@ -120,6 +120,8 @@ def companion_geometry(
     _check_types(states, settings)
     seed = seed_number(seed)
     check_space(space, states.reading, states.states)
+    if device is not None:
+        instance("a device", device, torch.device, "Pass torch.device('cpu').")
     seen = _Seen(states, space, device or torch.device("cpu"))
     shape = (len(states.layers), len(states.positions))
     found = {name: torch.full(shape, torch.nan, dtype=torch.float64) for name in GEOMETRY_NAMES}
