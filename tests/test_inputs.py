@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import tl_emergence as tle
-from tl_emergence import circuits, prompts
+import tl_emergence
+from tl_emergence import circuits as typed_circuits
+from tl_emergence import prompts
 from tl_emergence.errors import SettingError
+
+# Arguments here are of other types than annotated, on purpose.
+tle: Any = tl_emergence
+circuits: Any = typed_circuits
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 
