@@ -31,10 +31,16 @@ class _Float32:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
+                self._callers = torch.float32
+            if torch.get_default_dtype() != torch.float32:
                 self._callers = torch.get_default_dtype()
-                if self._callers != torch.float32:
-                    torch.set_default_dtype(torch.float32)
+                torch.set_default_dtype(torch.float32)
             self._inside += 1
+
+    @property
+    def needed(self) -> bool:
+        """Whether another default is in force, or another call counts on this one."""
+        return self._inside > 0 or torch.get_default_dtype() != torch.float32
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
@@ -63,7 +69,8 @@ def torch_defaults() -> Iterator[None]:
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(_float32)
+        if _float32.needed:
+            stack.enter_context(_float32)
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for kind in _AUTOCAST_DEVICES:
