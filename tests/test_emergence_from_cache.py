@@ -55,11 +55,14 @@ def test_from_cache_reads_with_the_norms_it_is_given(model: Any) -> None:
 BOS = 1
 
 
+from_cache: Any = tle.information_emergence_from_cache  # takes lists and arrays, too
+
+
 def test_a_cache_with_bos_is_not_read_one_position_early(toy: Any) -> None:
     # The state of BOS would be taken for that of the first token, and so on.
     behind_bos, bare = caches(toy, BOS), caches(toy)
     with pytest.raises(StateError, match="the cache is longer than the prompts: saw 4 .*n_prefix=1"):
-        tle.information_emergence_from_cache(**{**bare, "cache": behind_bos["cache"]}, space="unit")
+        from_cache(**{**bare, "cache": behind_bos["cache"]}, space="unit")
 
 
 def test_a_cache_whose_states_are_shifted_is_refused_though_its_length_fits(toy: Any) -> None:
@@ -68,23 +71,21 @@ def test_a_cache_whose_states_are_shifted_is_refused_though_its_length_fits(toy:
     states = {name: x[:, :3] for name, x in behind_bos["cache"].items() if "hook_resid_p" in name}
     for positions in (None, [0], [1], [2]):
         with pytest.raises(StateError, match="the cache does not belong to these tokens: saw h_0"):
-            tle.information_emergence_from_cache(
-                **{**given, "cache": states}, positions=positions, space="unit"
-            )
+            from_cache(**{**given, "cache": states}, positions=positions, space="unit")
     elsewhere = {name: x.roll(1, 0) for name, x in given["cache"].items() if "hook_resid_p" in name}
     with pytest.raises(StateError, match="prompts|belong to these tokens"):
-        tle.information_emergence_from_cache(**{**given, "cache": elsewhere}, space="unit")
+        from_cache(**{**given, "cache": elsewhere}, space="unit")
 
 
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist])
 def test_caches_of_arrays_or_lists_give_what_tensors_give(convert: Any, toy: Any) -> None:
     given = caches(toy)
-    plain = tle.information_emergence_from_cache(**given, space="unit")
+    plain = from_cache(**given, space="unit")
     for name in ("cache", "micro_cache"):
         given[name] = {hook: convert(x) for hook, x in given[name].items() if "hook_resid_p" in hook}
     given["micro_tokens"] = convert(given["micro_tokens"])
-    found = tle.information_emergence_from_cache(**given, space="unit", attention_mask=[[1, 1, 1]] * 8)
+    found = from_cache(**given, space="unit", attention_mask=[[1, 1, 1]] * 8)
     assert torch.equal(found.emergence, plain.emergence)
 
 
@@ -93,7 +94,7 @@ def test_a_cache_that_holds_something_else_names_its_type(toy: Any) -> None:
     given = caches(toy)
     given["cache"] = dict.fromkeys(given["cache"].keys(), "state")
     with pytest.raises(StateError, match="hook_resid_pre in the cache is no tensor: saw str"):
-        tle.information_emergence_from_cache(**given, space="unit")
+        from_cache(**given, space="unit")
 
 
 def test_from_cache_without_norms_warns_that_it_cannot_read(model: Any) -> None:

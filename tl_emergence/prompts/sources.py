@@ -36,8 +36,8 @@ def read_texts(
         yield from _file_texts(TEXTS[texts.lower()], None)
     elif isinstance(texts, str | PathLike):
         yield from _file_texts(Path(texts), field)
-    elif isinstance(texts, Mapping) or (hasattr(texts, "iloc") and hasattr(texts, "columns")):
-        keys = [str(key) for key in (texts if isinstance(texts, Mapping) else texts.columns)]
+    elif isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        keys = [str(key) for key in (texts if isinstance(texts, Mapping) else getattr(texts, "columns", ()))]
         raise SettingError(
             "a table or mapping is no sequence of texts",
             seen=f"{type(texts).__name__} with {keys[:5]}",
