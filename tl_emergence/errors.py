@@ -94,7 +94,7 @@ def warn_caller(message: str) -> None:
     no_grad, and in the tests jaxtyping (whose generated code has no module name) and beartype, put frames of
     their own in between.
     """
-    frame, level = sys._getframe(1), 2
+    frame, level = sys._getframe(0), 2
     while frame.f_back is not None and _is_own(frame.f_back.f_globals.get("__name__", "jaxtyping")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, EmergenceWarning, stacklevel=level)

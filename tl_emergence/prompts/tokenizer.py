@@ -65,7 +65,9 @@ def encode(tokenizer: Any, text: str) -> list[int]:
         TokenError: A tokenizer of another make, whose `encode` does not give token ids.
     """
     try:
-        ids = list(tokenizer.encode(text, add_special_tokens=False))
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if hasattr(ids, "ids"):  # an Encoding of the package tokenizers
+            raise TypeError("its encode returns no token ids")
         plain = [operator.index(token) for token in ids]
     except TypeError as error:
         raise TokenError(
