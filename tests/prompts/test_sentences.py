@@ -207,9 +207,3 @@ def test_windows_of_unknown_tokens_only_are_refused(tokenizer: Any) -> None:
     foreign = " ".join(["Uno dos tres cuatro cinco."] * 6)
     with pytest.raises(TokenError, match="windows of unknown tokens only: saw"):
         sentences([foreign] * 3, tokenizer, n_tokens=3, min_tokens=3)
-
-
-@pytest.mark.usefixtures("as_shipped")
-def test_a_tokenizer_of_another_make_is_refused_with_what_to_wrap_it_in(tokenizer: Any) -> None:
-    with pytest.raises(TokenError, match="does not work like those of transformers.*PreTrainedTokenizerFast"):
-        sentences([TEXT], tokenizer.backend_tokenizer, n_tokens=3)

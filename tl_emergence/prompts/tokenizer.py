@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from tl_emergence.errors import TokenError
@@ -59,25 +58,8 @@ def _wrapped(tokenizer: Any) -> Any:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, without special tokens.
-
-    Raises:
-        TokenError: A tokenizer of another make, whose `encode` does not give token ids.
-    """
-    try:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if hasattr(ids, "ids"):  # an Encoding of the package tokenizers
-            raise TypeError("its encode returns no token ids")
-        plain = [operator.index(token) for token in ids]
-    except TypeError as error:
-        raise TokenError(
-            "a tokenizer that does not work like those of transformers",
-            seen=f"{type(tokenizer).__module__}.{type(tokenizer).__name__}: {str(error)[:80]}",
-            expected="encode(text, add_special_tokens=False) to return token ids",
-            fix="Wrap a tokenizers.Tokenizer: transformers.PreTrainedTokenizerFast(tokenizer_object=...); or "
-            "encode the prompts yourself and pass the ids to prompts.from_tokens.",
-        ) from error
-    return plain
+    """Return the token ids of a text, without special tokens."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def tokens_inside_text(tokenizer: Any, text: str) -> list[int]:
