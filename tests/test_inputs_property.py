@@ -27,7 +27,7 @@ from tests import toys
 from tl_emergence.errors import EmergenceError
 
 tle: Any = tl_emergence  # arguments here are of other types than annotated, on purpose
-EXAMPLES = int(os.environ.get("TL_EMERGENCE_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("TL_EMERGENCE_EXAMPLES", "3"))
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 3, generator=GENERATOR).bfloat16().float()  # the same value in every precision
@@ -141,10 +141,11 @@ UNIT: Any = {**OFF, "space": "unit"}
 
 def of_cache(model: Any, convert: Callable[[torch.Tensor], Any]) -> Any:
     distinct = TOKENS.unique()
-    caches = [
-        {name: convert(x) for name, x in model.run_with_cache(rows)[1].items() if "hook_resid_p" in name}
-        for rows in (TOKENS, distinct[:, None])
-    ]
+    with tl_emergence.torch_state.torch_defaults():  # the pass is the caller's own
+        caches = [
+            {name: convert(x) for name, x in model.run_with_cache(rows)[1].items() if "hook_resid_p" in name}
+            for rows in (TOKENS, distinct[:, None])
+        ]
     return tle.information_emergence_from_cache(
         *caches, tokens=TOKENS, micro_tokens=distinct, n_prefix=0, space="unit"
     )
@@ -170,7 +171,9 @@ OF_MATRIX: dict[str, Callable[[Any, Any], Any]] = {
 OF_TOKENS: dict[str, Callable[[Any, Any], Any]] = {
     "from_tokens": lambda model, t: tle.prompts.from_tokens(t),
     "exact_emergence": lambda model, t: tle.exact_emergence(tle.prompts.from_tokens(t), layers=[1]),
-    "exact_population": lambda model, t: tle.exact_population(tle.prompts.from_tokens(t), layers=[1]),
+    "exact_population": lambda model, t: tle.exact_population(
+        tle.prompts.from_tokens(t), layers=[1], positions=[0]
+    ),
     "information_emergence": lambda model, t: tle.information_emergence(model, t, **UNIT, positions=[2]),
     "half_block_emergence": lambda model, t: tle.half_block_emergence(model, t, **UNIT, positions=[2]),
     "capture_states": lambda model, t: tle.capture_states(model, tle.prompts.from_tokens(t), **OFF).micro,
