@@ -27,7 +27,7 @@ from tests import toys
 from tl_emergence.errors import EmergenceError
 
 tle: Any = tl_emergence  # arguments here are of other types than annotated, on purpose
-EXAMPLES = int(os.environ.get("TL_EMERGENCE_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("TL_EMERGENCE_EXAMPLES", "2"))
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 3, generator=GENERATOR).bfloat16().float()  # the same value in every precision
@@ -162,7 +162,9 @@ WEIGHTS = torch.full((24,), 1 / 24)
 OF_MATRIX: dict[str, Callable[[Any, Any], Any]] = {
     "mutual_information": lambda model, x: tle.mutual_information(x, Y, estimator="noise", sigma=0.5),
     "mutual_information gaussian": lambda model, x: tle.mutual_information(x, Y, estimator="gaussian"),
-    "usable_information": lambda model, x: tle.estimators.usable_information(x, (X[:, 0] > 0).long()),
+    "usable_information": lambda model, x: tle.estimators.usable_information(
+        x, (X[:, 0] > 0).long(), folds=2
+    ),
     "cosine_to_previous": lambda model, x: tle.geometry.cosine_to_previous(x, Y, WEIGHTS),
     "mean_norm": lambda model, x: tle.geometry.mean_norm(x, WEIGHTS),
     "UnitValues": lambda model, x: tle.UnitValues("x", x, [f"L{i}H0" for i in range(24)], range(24)),
