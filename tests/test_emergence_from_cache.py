@@ -52,6 +52,51 @@ def test_from_cache_reads_with_the_norms_it_is_given(model: Any) -> None:
     assert torch.allclose(direct.emergence, cached.emergence, atol=1e-4)
 
 
+BOS = 1
+
+
+from_cache: Any = tle.information_emergence_from_cache  # takes lists and arrays, too
+
+
+def test_a_cache_with_bos_is_not_read_one_position_early(toy: Any) -> None:
+    # The state of BOS would be taken for that of the first token, and so on.
+    behind_bos, bare = caches(toy, BOS), caches(toy)
+    with pytest.raises(StateError, match="the cache is longer than the prompts: saw 4 .*n_prefix=1"):
+        from_cache(**{**bare, "cache": behind_bos["cache"]}, space="unit")
+
+
+def test_a_cache_whose_states_are_shifted_is_refused_though_its_length_fits(toy: Any) -> None:
+    # run_with_cache put BOS in front, and the last position was cut off.
+    behind_bos, given = caches(toy, BOS), caches(toy)
+    states = {name: x[:, :3] for name, x in behind_bos["cache"].items() if "hook_resid_p" in name}
+    for positions in (None, [0], [1], [2]):
+        with pytest.raises(StateError, match="the cache does not belong to these tokens: saw h_0"):
+            from_cache(**{**given, "cache": states}, positions=positions, space="unit")
+    elsewhere = {name: x.roll(1, 0) for name, x in given["cache"].items() if "hook_resid_p" in name}
+    with pytest.raises(StateError, match="prompts|belong to these tokens"):
+        from_cache(**{**given, "cache": elsewhere}, space="unit")
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist])
+def test_caches_of_arrays_or_lists_give_what_tensors_give(convert: Any, toy: Any) -> None:
+    given = caches(toy)
+    plain = from_cache(**given, space="unit")
+    for name in ("cache", "micro_cache"):
+        given[name] = {hook: convert(x) for hook, x in given[name].items() if "hook_resid_p" in hook}
+    given["micro_tokens"] = convert(given["micro_tokens"])
+    found = from_cache(**given, space="unit", attention_mask=[[1, 1, 1]] * 8)
+    assert torch.equal(found.emergence, plain.emergence)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_a_cache_that_holds_something_else_names_its_type(toy: Any) -> None:
+    given = caches(toy)
+    given["cache"] = dict.fromkeys(given["cache"].keys(), "state")
+    with pytest.raises(StateError, match="hook_resid_pre in the cache is no tensor: saw str"):
+        from_cache(**given, space="unit")
+
+
 def test_from_cache_without_norms_warns_that_it_cannot_read(model: Any) -> None:
     with pytest.warns(tle.EmergenceWarning, match="not every norm is known"):
         found = tle.information_emergence_from_cache(**caches(model))
@@ -126,7 +171,7 @@ def per_prompt(states: torch.Tensor) -> torch.Tensor:
     [
         (lambda g: {**g, "cache": (1, g["cache"])}, StateError, "cache is no cache: saw tuple"),
         (lambda g: {**g, "micro_cache": None}, StateError, "micro_cache is no cache: saw NoneType"),
-        (lambda g: {**g, "micro_tokens": None}, StateError, "micro_tokens is not a tensor: saw NoneType"),
+        (lambda g: {**g, "micro_tokens": None}, StateError, "micro_tokens is not a tensor of token ids"),
         (
             lambda g: {**g, "norms": torch.nn.Identity()},
             SettingError,

@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import tl_emergence as tle
-from tl_emergence import circuits, prompts
+import tl_emergence
+from tests import toys
+from tl_emergence import circuits as typed_circuits
+from tl_emergence import prompts
 from tl_emergence.errors import SettingError
+
+# Arguments here are of other types than annotated, on purpose.
+tle: Any = tl_emergence
+circuits: Any = typed_circuits
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 
@@ -148,3 +154,40 @@ def test_settings_given_as_numbers_of_numpy_give_the_same_result_and_can_be_save
     given.save(tmp_path / "given")
     assert torch.equal(tle.load_result(tmp_path / "given").emergence, plain.emergence)
     assert json.dumps(dict(given.settings))
+
+
+def test_a_model_that_cannot_say_its_bos_warns_once_at_the_line_of_the_call(tokens: Any) -> None:
+    model = toys.make_model(toys.MODEL_KINDS[0], default_prepend_bos=True)
+    with pytest.warns(
+        tle.EmergenceWarning, match="runs without BOS.*bos_token_id=.*prepend_bos=False"
+    ) as seen:
+        result = tle.information_emergence(model, tokens, space="unit", estimator="exact")
+    assert {Path(warning.filename).name for warning in seen} == {"test_inputs.py"}
+    assert "no BOS" in result.summary()
+    for choice in ({"prepend_bos": False}, {"bos_token_id": 1}):
+        tle.information_emergence(model, tokens, space="unit", estimator="exact", **choice)
+
+
+def test_every_summary_says_whether_bos_was_used(toy: Any, tokens: Any) -> None:
+    without: dict[str, Any] = {"space": "unit", "prepend_bos": False}
+    behind: dict[str, Any] = {"space": "unit", "bos_token_id": 1}
+    for options, words in ((without, "no BOS"), (behind, "BOS (token 1) before each")):
+        result = tle.information_emergence(
+            toy, tokens, **options, estimator=("exact", "noise"), sigma=(0.5, 1.0)
+        )
+        for summary in (result.summary(), result["noise"][0.5].summary(), result["exact"]._repr_html_()):
+            assert words in summary
+        assert words in tle.half_block_emergence(toy, tokens, **options).summary()
+        del options["space"]
+        assert words in tle.ablate_mlps(toy, tokens, "loss", kind="zero", **options).summary()
+
+
+def test_the_logit_difference_takes_token_ids_of_any_integer_type(toy: Any, tokens: Any) -> None:
+    def difference(dtype: torch.dtype) -> torch.Tensor:
+        given = tokens.to(dtype)
+        metric = circuits.logit_difference(given[:, 0], given[:, 1])
+        return tle.ablate_mlps(toy, given, metric, kind="zero", prepend_bos=False).mean("logit_difference")
+
+    right = difference(torch.int64)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert torch.equal(difference(dtype), right)

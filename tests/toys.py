@@ -38,6 +38,7 @@ def make_model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 1, 
         "normalization_type": norm,
         "seed": seed,
         "initializer_range": 0.3,
+        "default_prepend_bos": False,
         **changes,
     }
     if family == "bridge":

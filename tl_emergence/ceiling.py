@@ -18,6 +18,7 @@ from tl_emergence.estimators.deranged import derangement
 from tl_emergence.estimators.exact import entropy_bits, miller_madow_bits, shared_bits
 from tl_emergence.prompts.prefixes import prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.torch_state import with_torch_defaults
 
 Micro = Literal["alone", "first"]
 """Where micro comes from: each token run alone, or macro at the first position."""
@@ -37,6 +38,7 @@ class Ceiling:
     emergence: Float[Tensor, "layer pos"]
 
 
+@with_torch_defaults
 def exact_emergence(
     prompts: PromptSet,
     *,
@@ -74,6 +76,7 @@ def exact_emergence(
     return _ceiling(prefix, token, token, layers, wanted, micro)
 
 
+@with_torch_defaults
 def exact_deranged(
     prompts: PromptSet,
     *,
@@ -118,6 +121,7 @@ def exact_deranged(
     return _ceiling(values[0], values[1], values[2], layers, wanted, micro)
 
 
+@with_torch_defaults
 def exact_population(
     prompts: PromptSet, *, layers: Sequence[int], positions: Sequence[int] | None = None
 ) -> Ceiling:

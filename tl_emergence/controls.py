@@ -61,9 +61,11 @@ def captured(
 def _with_shuffled_tokens(prompts: PromptSet, seed: int) -> PromptSet:
     """Permute the tokens of each position across prompts: marginals stay, the joint goes."""
     columns = [
-        column[torch.randperm(len(prompts), generator=generator_for(seed, "shuffled_tokens", t))]
+        column[
+            torch.randperm(len(prompts), generator=generator_for(seed, "shuffled_tokens", t), device="cpu")
+        ]
         for t, column in enumerate(prompts.tokens.unbind(dim=1))
     ]
     details = {**prompts.details, "shuffled_tokens": {"seed": seed, "of": prompts.content_hash}}
     name = f"{prompts.name}, tokens shuffled"
-    return PromptSet(torch.stack(columns, dim=1), prompts.labels, name, details=details)
+    return PromptSet(torch.stack(columns, dim=1), prompts.labels, name, None, details, prompts.masked)

@@ -31,6 +31,7 @@ from tl_emergence.results import (
     SigmaSweep,
     SpaceComparison,
 )
+from tl_emergence.torch_state import with_torch_defaults
 
 
 class Settings(TypedDict, total=False):
@@ -98,6 +99,7 @@ def information_emergence(
     space: Sequence[Space],
     **settings: Unpack[_RunSettings],
 ) -> SpaceComparison: ...
+@with_torch_defaults
 def information_emergence(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -217,7 +219,7 @@ def information_emergence(
         settings = {**capture_settings, "spaces": spaces or ()}
         states = captured(model, prompt_set, run, question.seed, workspace, progress, settings)
         if spaces is None:
-            spaces = default_spaces(states, stacklevel=3)
+            spaces = default_spaces(states)
         for part in (run, *(name for name in controls if run == "model" and name in WITHOUT_MODEL)):
             runs[part] = scores_of(
                 states,
@@ -233,6 +235,6 @@ def information_emergence(
     return answer({run: runs[run] for run in ("model", *controls)}, question)
 
 
-def default_spaces(states: CapturedStates, stacklevel: int) -> tuple[Space, ...]:
+def default_spaces(states: CapturedStates) -> tuple[Space, ...]:
     """Return the space in which states are seen unless another is asked for; warn where it is not "read"."""
-    return (chosen_by_default(states.reading, stacklevel + 1),)
+    return (chosen_by_default(states.reading),)

@@ -27,6 +27,7 @@ from tl_emergence.results import (
     SigmaSweep,
     SpaceComparison,
 )
+from tl_emergence.torch_state import with_torch_defaults
 
 
 class _CacheSettings(Settings, total=False):
@@ -83,6 +84,7 @@ def information_emergence_from_cache(
     space: Sequence[Space],
     **settings: Unpack[_CacheSettings],
 ) -> SpaceComparison: ...
+@with_torch_defaults
 def information_emergence_from_cache(
     cache: StateCache,
     micro_cache: StateCache,
@@ -161,7 +163,7 @@ def information_emergence_from_cache(
         attention_mask=attention_mask,
         spaces=question.spaces or (),
     )
-    spaces = question.spaces or default_spaces(states, stacklevel=3)
+    spaces = question.spaces or default_spaces(states)
     runs = {
         run: scores_of(
             states,

@@ -1,6 +1,10 @@
 """The typed errors of the package: each says what was seen, what was expected and what to do."""
 
+import sys
+import warnings
 from collections.abc import Iterable
+
+_OWN_FRAMES = ("tl_emergence", "contextlib", "functools", "jaxtyping", "beartype", "torch")
 
 
 class EmergenceError(Exception):
@@ -81,3 +85,20 @@ def unknown_name(kind: str, seen: object, known: "list[str] | tuple[str, ...]") 
 
 class EmergenceWarning(UserWarning):
     """Something was decided for the caller that changes what the numbers mean."""
+
+
+def warn_caller(message: str) -> None:
+    """Issue an EmergenceWarning that points at the line of the caller, outside of the package.
+
+    However deep in the package the decision is taken, a warning is of use only where the call is. PyTorch's
+    no_grad, and in the tests jaxtyping (whose generated code has no module name) and beartype, put frames of
+    their own in between.
+    """
+    frame, level = sys._getframe(0), 2
+    while frame.f_back is not None and _is_own(frame.f_back.f_globals.get("__name__", "jaxtyping")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, EmergenceWarning, stacklevel=level)
+
+
+def _is_own(module: str) -> bool:
+    return module.split(".")[0] in _OWN_FRAMES

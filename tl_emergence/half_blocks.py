@@ -23,6 +23,7 @@ from tl_emergence.errors import SettingError
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
 from tl_emergence.question import ask
 from tl_emergence.results import EmergenceResult
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +98,7 @@ class HalfBlocks:
         return repr(self.whole).replace("EmergenceResult(", "HalfBlocks(", 1)
 
 
+@with_torch_defaults
 def half_block_emergence(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -189,7 +191,7 @@ def half_block_emergence(
         settings = {**capture_settings, "spaces": spaces or ()}
         states = captured(model, prompt_set, run, question.seed, workspace, False, settings)
         if spaces is None:
-            spaces = default_spaces(states, stacklevel=3)
+            spaces = default_spaces(states)
         for part in (run, *(name for name in controls if run == "model" and name in WITHOUT_MODEL)):
             for found, cut in ((of_halves, states), (of_whole, _whole_blocks(states))):
                 found[part] = scores_of(

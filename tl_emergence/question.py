@@ -73,7 +73,7 @@ def ask(
             or seed out of range; no space or estimator; an estimator twice.
     """
     several = not isinstance(estimator, str) and estimator is not None
-    names = sequence("estimator", estimator, "names") if several else (estimator,)
+    names = sequence("estimator", estimator, "names") if several else (cast("str", estimator),)
     chosen = _estimators(names)
     check_options(chosen, options)
     measures = tuple(_measure(one, sigma, options, chosen) for one in chosen)

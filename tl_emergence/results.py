@@ -109,7 +109,7 @@ class EmergenceResult:
         """Cells (h_l, position) at l >= 1 in which two distinct prefixes have the same state."""
         starts_beyond = self.settings.get("part") == "mlp"  # a half-block that reads the middle
         beyond_embedding = torch.tensor(
-            [[layer > 0 or starts_beyond for layer in self.layers], [True] * len(self.layers)]
+            [[layer > 0 or starts_beyond for layer in self.layers], [True] * len(self.layers)], device="cpu"
         )
         return int(((self.closest == 0) & beyond_embedding[:, :, None]).sum())
 

@@ -24,6 +24,7 @@ from tl_emergence.results import (
     SpaceComparison,
     Subsample,
 )
+from tl_emergence.torch_state import with_torch_defaults
 
 _HEAD = {"format": "tl_emergence result", "version": 1}
 _KINDS = {
@@ -49,6 +50,7 @@ def save_result(result: AnyResult, folder: str | PathLike[str]) -> None:
     write_folder(folder, "result", _HEAD, described, tensors)
 
 
+@with_torch_defaults
 def load_result(folder: str | PathLike[str]) -> AnyResult:
     """Read what `save` or `tl-emergence run` wrote. Needs neither the model nor TransformerLens.
 

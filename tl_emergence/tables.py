@@ -86,7 +86,8 @@ def _rows(result: EmergenceResult, control: str) -> pd.DataFrame:
     described = {} if result.geometry is None else result.geometry.tensors()
     geometry = {name: tensor.flatten().numpy() for name, tensor in described.items()}
     run = {**described_run(result.settings, result.n_prompts), "micro": result.settings.get("micro", "alone")}
-    layer, pos = torch.meshgrid(torch.tensor(result.layers), torch.tensor(result.positions), indexing="ij")
+    numbers = (torch.tensor(values, device="cpu") for values in (result.layers, result.positions))
+    layer, pos = torch.meshgrid(*numbers, indexing="ij")
     frames = []
     for metric, (value, stderr, exact, saturated) in metrics.items():
         frames.append(
@@ -132,6 +133,22 @@ def model_name(result: EmergenceResult) -> str:
     return str(result.settings.get("model_note") or result.settings.get("model", "states"))
 
 
+def bos_words(settings: Mapping[str, Any]) -> str:
+    """Return whether BOS was used, in words: results with and without it are not to be compared.
+
+    Example:
+        >>> bos_words({"bos_token_id": 2}), bos_words({"bos_token_id": None}), bos_words({"n_prefix": 1})
+        ('BOS (token 2) before each', 'no BOS', '1 leading cache position left out')
+    """
+    if "bos_token_id" in settings:
+        bos = settings["bos_token_id"]
+        return "no BOS" if bos is None else f"BOS (token {bos}) before each"
+    if "n_prefix" in settings:
+        n = settings["n_prefix"]
+        return f"{n} leading cache position{'' if n == 1 else 's'} left out"
+    return "BOS not recorded"
+
+
 def header(result: EmergenceResult) -> list[str]:
     """Return what was measured, on what and how, in a few lines."""
     s = result.settings
@@ -141,7 +158,7 @@ def header(result: EmergenceResult) -> list[str]:
     length = s.get("n_positions", max(result.positions) + 1)
     return [
         f"{model_name(result)} on {s.get('prompts', 'tokens')}{shots}: {result.n_prompts:,} prompts x "
-        f"{length} tokens",
+        f"{length} tokens, {bos_words(s)}",
         f"{result.estimator} information at sigma {result.sigma:g} in space {result.space!r}, seed "
         f"{s.get('seed', 0)}; cap {cap}",
     ]

@@ -124,3 +124,36 @@ def test_values_of_arrays_and_lists_become_tensors_and_what_is_no_matrix_of_numb
     for wrong in ("x", None, [[1], [2, 3]], torch.ones(2, 2, device="meta"), torch.ones(2, 2) * 1j, len):
         with pytest.raises(UnitError, match="no numbers"):
             UnitValues("loss", wrong, ("L0", "L1"), (0, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.clone])
+@pytest.mark.parametrize("layers", [list(LAYERS), np.array(LAYERS), torch.tensor(LAYERS)])
+def test_values_labels_and_layers_are_taken_from_lists_arrays_and_tensors(convert: Any, layers: Any) -> None:
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]])
+    plain = UnitValues("loss", values, LABELS, LAYERS)
+    found = UnitValues("loss", convert(values), list(LABELS), layers)  # type: ignore[arg-type]
+    assert torch.equal(found.values.float(), plain.values)
+    assert (found.labels, found.layers) == (LABELS, LAYERS)
+    assert all(type(layer) is int for layer in found.layers)
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("loss", "abc", LABELS, LAYERS), UnitError, "'loss' has no numbers: saw str"),
+        (("loss", [[1.0], [2.0, 3.0], [4.0]], LABELS, LAYERS), UnitError, "'loss' has no numbers: saw list"),
+        (("loss", torch.ones(3, 2) > 0, LABELS, LAYERS), UnitError, "saw torch.bool"),
+        (("loss", torch.ones(3, 2), "abc", LAYERS), SettingError, "labels is not a sequence"),
+        (("loss", torch.ones(3, 2), set(LABELS), LAYERS), SettingError, "labels has no order"),
+        (("loss", torch.ones(3, 2), LABELS, [True, False, True]), SettingError, "boolean mask"),
+        (("loss", torch.ones(3, 2), LABELS, [0.0, 0.0, 1.0]), SettingError, "not a whole number"),
+        ((3, torch.ones(3, 2), LABELS, LAYERS), SettingError, "name is not a text"),
+    ],
+)
+def test_what_are_no_values_of_units_gets_a_typed_error(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        UnitValues(*arguments)

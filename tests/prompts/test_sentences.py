@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tl_emergence.errors import SettingError, TokenError
@@ -176,6 +177,9 @@ def test_files_in_the_formats_of_the_paper_need_no_field(tmp_path: Path) -> None
         (None, "no text source"),
         ("bad\0name", "no such text source"),
         ("bad\ud800name", "no such text source"),
+        (pd.DataFrame({"text": [TEXT] * 3}), r"table or mapping.*saw DataFrame with \['text'\].*tolist"),
+        ({"train": [TEXT], "test": [TEXT]}, "table or mapping.*saw dict with"),
+        ({TEXT, TEXT + " More."}, "a set of texts has no order of its own"),
         ([{"conversations": ["x"]}], "a row without text"),
         ([{"conversations": [{"role": "assistant", "content": TEXT}]}], "a row without text: .*'content'"),
         ([{1: TEXT, "body": TEXT}], "a row without text: .*Pass the strings themselves"),
@@ -192,3 +196,14 @@ def test_what_is_no_text_source_gets_a_typed_error(texts: Any, message: str) -> 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "marked.txt").write_text(TEXT, encoding="utf-8-sig")
     assert list(read_texts(tmp_path / "marked.txt", None)) == [TEXT]
+
+
+def test_a_column_of_a_table_is_a_sequence_of_texts() -> None:
+    assert list(read_texts(pd.DataFrame({"text": [TEXT] * 3})["text"], None)) == [TEXT] * 3
+
+
+def test_windows_of_unknown_tokens_only_are_refused(tokenizer: Any) -> None:
+    # All of them would be the same prompt, measured without a word.
+    foreign = " ".join(["Uno dos tres cuatro cinco."] * 6)
+    with pytest.raises(TokenError, match="windows of unknown tokens only: saw"):
+        sentences([foreign] * 3, tokenizer, n_tokens=3, min_tokens=3)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_emergence.capture import compat
@@ -16,10 +16,10 @@ from tl_emergence.capture.norms import Norm
 from tl_emergence.capture.protected import no_grad
 from tl_emergence.capture.spaces import Reading, Space
 from tl_emergence.capture.states import CapturedStates
-from tl_emergence.checks import integer
+from tl_emergence.checks import as_tensor, integer
 from tl_emergence.errors import SettingError, StateError
-from tl_emergence.prompts.prefixes import first_rows, prefix_ids
-from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
+from tl_emergence.prompts.prompt_set import PromptSet, checked_mask
 
 
 @runtime_checkable
@@ -46,13 +46,13 @@ def states_from_cache(
     cache: StateCache,
     micro_cache: StateCache,
     prompts: PromptSet,
-    micro_tokens: Int[Tensor, " token"],
+    micro_tokens: Any,
     *,
     n_prefix: int,
     norms: CacheNorms | None,
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
-    attention_mask: Int[Tensor, "prompt cached"] | Bool[Tensor, "prompt cached"] | None,
+    attention_mask: Any,
     spaces: Sequence[Space],
 ) -> CapturedStates:
     """Pick the residual streams out of two caches, each distinct prefix and token once.
@@ -85,6 +85,7 @@ def states_from_cache(
             fix="norms=[*(block.ln1 for block in model.blocks), model.ln_final].",
         )
     columns = _content_columns(prompts, n_prefix, attention_mask)
+    _check_length(cache, held[0], n_layers, columns, attention_mask)
     token_rows = _token_rows(prompts.tokens[:, : max(wanted) + 1], micro_tokens)
     micro = torch.stack(
         [_micro_state(micro_cache, state, n_layers, len(micro_tokens), n_prefix) for state in held]
@@ -97,6 +98,7 @@ def states_from_cache(
         found = [_macro_state(cache, s, n_layers, columns[:, t], prefixes[t], first) for s in held]
         macro.append(torch.stack(found))
         check_finite(held, [(t, macro[-1])])
+    _check_embeddings(cache, n_layers, columns, prompts.tokens, wanted)
     known = (None,) * (n_layers + 1) if norms is None else tuple(_on_rows(norm) for norm in norms)
     dtype = str(_state(cache, held[0], n_layers, "cache").dtype).removeprefix("torch.")
     return CapturedStates(
@@ -181,7 +183,19 @@ def _state(cache: StateCache, state: int, n_layers: int, which: str) -> Tensor:
     held = _names(cache)
     for name in names:
         if name in held:
-            return cache[name]
+            found = cache[name]
+            if isinstance(found, Tensor):
+                return found
+            converted = as_tensor(found)
+            if converted is None:
+                raise StateError(
+                    f"{name} in the {which} is no tensor",
+                    seen=type(found).__name__,
+                    expected="a tensor, a NumPy array or nested lists of numbers",
+                    fix="Convert it: torch.as_tensor(values).",
+                )
+            # Python floats have no precision of their own: float32, as PyTorch has it.
+            return converted if hasattr(found, "dtype") else converted.float()
     raise StateError(
         f"a hook is missing from the {which}",
         seen=f"no {' and no '.join(names)}",
@@ -190,20 +204,19 @@ def _state(cache: StateCache, state: int, n_layers: int, which: str) -> Tensor:
     )
 
 
-def _content_columns(
-    prompts: PromptSet, n_prefix: int, attention_mask: Tensor | None
-) -> Int[Tensor, "prompt pos"]:
+def _content_columns(prompts: PromptSet, n_prefix: int, attention_mask: Any) -> Int[Tensor, "prompt pos"]:
     """Return where in the cache each prompt's content positions are."""
     n, length = prompts.tokens.shape
     if attention_mask is None:
         return torch.arange(n_prefix, n_prefix + length).expand(n, length)
-    fits = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and len(attention_mask) == n
-    mask = attention_mask.detach().cpu().bool() if fits else torch.zeros(n, 1, dtype=torch.bool)
+    given = as_tensor(attention_mask)
+    fits = given is not None and given.ndim == 2 and len(given) == n
+    mask = checked_mask(given) if fits else torch.zeros(n, 1, dtype=torch.bool)
     if not bool((mask.sum(dim=1) == n_prefix + length).all()):
         raise StateError(
             "attention_mask does not fit the tokens",
-            seen=f"shape {tuple(attention_mask.shape)}, {int(mask.sum(dim=1).min())} to "
-            f"{int(mask.sum(dim=1).max())} tokens a prompt"
+            seen=f"shape {tuple(mask.shape)}, {int(mask.sum(dim=1).min())} to "
+            f"{int(mask.sum(dim=1).max())} tokens per prompt"
             if fits
             else str(getattr(attention_mask, "shape", type(attention_mask).__name__)),
             expected=f"a tensor [prompt, pos]: {n} prompts with {n_prefix} + {length} tokens under the mask",
@@ -212,17 +225,77 @@ def _content_columns(
     return mask.nonzero()[:, 1].view(n, -1)[:, n_prefix:]
 
 
-def _token_rows(
-    tokens: Int[Tensor, "prompt pos"], micro_tokens: Int[Tensor, " token"]
-) -> Int[Tensor, "pos prompt"]:
-    if not isinstance(micro_tokens, Tensor):
+def _check_length(
+    cache: StateCache, state: int, n_layers: int, columns: Int[Tensor, "prompt pos"], attention_mask: Any
+) -> None:
+    """Raise StateError unless the cache has as many positions as the prefix and the tokens, or the mask."""
+    shape = tuple(_state(cache, state, n_layers, "cache").shape)
+    if attention_mask is None:
+        wanted, why = int(columns.max()) + 1, "n_prefix and the tokens of a prompt together"
+    else:
+        mask = as_tensor(attention_mask)
+        wanted, why = (0 if mask is None else mask.shape[1]), "the attention mask"
+    if len(shape) == 3 and shape[1] > wanted:  # a shorter one is named where it is read
         raise StateError(
-            "micro_tokens is not a tensor",
-            seen=type(micro_tokens).__name__,
-            expected="one token id a row of micro_cache, each once",
+            "the cache is longer than the prompts",
+            seen=f"{shape[1]} positions in the cache",
+            expected=f"{wanted}: {why}",
+            fix="Pass n_prefix=1 if run_with_cache put BOS before the tokens (the default of "
+            "TransformerLens), and run the micro tokens in the same way.",
+        )
+
+
+def _check_embeddings(
+    cache: StateCache,
+    n_layers: int,
+    columns: Int[Tensor, "prompt pos"],
+    tokens: Int[Tensor, "prompt pos"],
+    positions: Sequence[int],
+) -> None:
+    """Raise StateError where h_0 does not go with the tokens: then the cache is read at other positions.
+
+    h_0 at a position is the embedding of the token there. Prompts with the same token must have the same
+    h_0, and h_0 must not be the same for all where tokens differ.
+    """
+    name = "blocks.0.hook_resid_pre"
+    if name not in _names(cache):
+        return
+    least = int(columns[:, list(positions)].max()) + 1
+    embeddings = _checked_shape(_state(cache, 0, n_layers, "cache"), len(columns), least, None, "cache")
+    for t in positions:
+        column = columns[:, t]
+        here = embeddings[torch.arange(len(column)), column.to(embeddings.device)].cpu()
+        here = here.to(torch.promote_types(here.dtype, torch.float32))
+        ids = number_by_appearance(tokens[:, t])
+        one_per_token = here[first_rows(ids)]
+        scale = _SAME[embeddings.dtype] * here.square().mean().sqrt()
+        gap = (here - one_per_token[ids]).abs().max()
+        alike = len(one_per_token) > 1 and bool((one_per_token - one_per_token[:1]).abs().max() <= scale)
+        if gap > scale or alike:
+            raise StateError(
+                "the cache does not belong to these tokens",
+                seen=f"h_0 at position {t} is "
+                + (
+                    "the same for different tokens"
+                    if alike
+                    else f"different for one token, by {float(gap):.3g}"
+                ),
+                expected="the embedding of the token at that position",
+                fix="Check n_prefix: 1 if BOS stands before the tokens in the cache, 0 if not. Tokens, mask "
+                "and cache must have their prompts in the same order.",
+            )
+
+
+def _token_rows(tokens: Int[Tensor, "prompt pos"], micro_tokens: Any) -> Int[Tensor, "pos prompt"]:
+    given = as_tensor(micro_tokens)
+    if given is None or given.is_floating_point() or given.dtype == torch.bool:
+        raise StateError(
+            "micro_tokens is not a tensor of token ids",
+            seen=type(micro_tokens).__name__ if given is None else str(given.dtype),
+            expected="one token id for each row of micro_cache, each once",
             fix="Run the distinct tokens: micro_tokens = tokens.unique().",
         )
-    names = micro_tokens.detach().cpu().to(torch.int64)
+    names = given.to(torch.int64)
     if names.ndim != 1 or len(names.unique()) != len(names):
         raise StateError(
             "micro_tokens does not name the micro rows",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_emergence.capture import compat
@@ -70,6 +70,10 @@ def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
             expected="content tokens only: BOS is put before every prompt by the run",
             fix="Pass tokens[:, 1:], or prepend_bos=False if it is meant as content.",
         )
+    if prompts.masked:
+        return
+    for token in compat.padding_candidates(model):
+        _check_runs_at_the_edges(tokens, token)
     pad = compat.padding_token(model)
     if pad is not None and bool(((tokens[:, 0] == pad) | (tokens[:, -1] == pad)).any()):
         raise TokenError(
@@ -78,6 +82,24 @@ def check_fits_model(model: Any, prompts: PromptSet, bos: int | None) -> None:
             expected="prompts of one length without padding",
             fix="Pass attention_mask=... to prompts.from_tokens, which drops the padding.",
         )
+
+
+def _check_runs_at_the_edges(tokens: Int[Tensor, "prompt pos"], token: int) -> None:
+    """Raise TokenError where a token that tokenizers pad with stands at the edge of some prompts only.
+
+    Many tokenizers pad with EOS or BOS (GPT-2, Pythia, Llama), whose id alone does not tell padding from
+    content. That it begins or ends some prompts and not others does: every prompt has the same length here.
+    """
+    for edge, column in (("beginning", tokens[:, 0]), ("end", tokens[:, -1])):
+        count = int((column == token).sum())
+        if 0 < count < len(tokens):
+            raise TokenError(
+                "padding among the content tokens",
+                seen=f"the EOS or BOS token {token} at the {edge} of {count} of {len(tokens)} prompts",
+                expected="prompts of one length without padding",
+                fix="Pass attention_mask=... to prompts.from_tokens, which drops the padding. If it is "
+                "meant as content, a mask of ones says so.",
+            )
 
 
 def check_finite(

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tl_emergence.capture.protected import CallersEdit, Edit, Step, uninterrupted
 from tl_emergence.checks import integer, truth
-from tl_emergence.errors import HookError, TokenError
+from tl_emergence.errors import HookError, TokenError, warn_caller
 
 MODEL_NOTE = "tl_emergence_note"
 """Attribute of a model that says, for titles, what it was made from (`models.load` sets it)."""
@@ -354,6 +354,12 @@ def bos_token(model: Any, prepend_bos: bool | None, bos_token_id: int | None) ->
             expected="the id of the BOS token",
             fix="Pass bos_token_id=..., or prepend_bos=False.",
         )
+    if found is None and prepend_bos is None and tokenizer is None:
+        warn_caller(
+            "The model runs without BOS: it has no tokenizer to say which token that is. Models that were "
+            "trained with BOS give other states without it. Pass bos_token_id= if this one was, or "
+            "prepend_bos=False to silence this."
+        )
     return None if found is None else int(found)
 
 
@@ -363,6 +369,14 @@ def padding_token(model: Any) -> int | None:
     pad = getattr(tokenizer, "pad_token_id", None)
     shared = {getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "unk_token_id")}
     return None if pad is None or pad in shared else int(pad)
+
+
+def padding_candidates(model: Any) -> tuple[int, ...]:
+    """Return the tokens that the tokenizer may have padded with and that also have another meaning."""
+    tokenizer = getattr(model, "tokenizer", None)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {getattr(tokenizer, name, None) for name in names} - {padding_token(model)}
+    return tuple(sorted(token for token in ids if isinstance(token, int)))
 
 
 def lens_major() -> int:

@@ -17,7 +17,9 @@ NormKind = Literal["rms", "layer", "none"]
 NormFunction = Callable[[Tensor], Tensor]
 
 # Large against any epsilon under the root, exact in every float format, small enough to square in fp16.
-_PROBE_SCALE = 64.0
+# In float64 an epsilon of 1e-5 under 64 squared would still be seen.
+_PROBE_SCALE = {torch.float64: 2.0**20}
+_OTHER_SCALE = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +70,16 @@ def probe_norm(module: nn.Module, d_model: int, like: Tensor) -> Norm | None:
         The norm, or None when the module is no norm of a kind known here.
     """
     v = _zero_mean_unit_rms(d_model).to(like)
-    probes = torch.stack([v, -v, v + 1.0, 2.0 * v])[:, None, :] * _PROBE_SCALE
+    probes = torch.stack([v, -v, v + 1.0, 2.0 * v])[:, None, :] * _PROBE_SCALE.get(like.dtype, _OTHER_SCALE)
     out = no_grad(compat.silent_copy(module))(probes)
     if out.shape != probes.shape:
         return None
     plus, minus, shifted, doubled = out[:, 0].cpu().to(torch.float64)
     gain = (plus - minus) / (2 * v.cpu().to(torch.float64))
     bias = (plus + minus) / 2
-    tolerance = 4 * torch.finfo(like.dtype).eps * (gain.abs().max() + bias.abs().max())
+    # Norms of Hugging Face models work in float32 inside, also where the model is in float64.
+    precision = max(torch.finfo(like.dtype).eps, torch.finfo(torch.float32).eps)
+    tolerance = 4 * precision * (gain.abs().max() + bias.abs().max())
     if (doubled - plus).abs().max() > tolerance:
         identity = (plus - probes[0, 0].cpu()).abs().max() <= tolerance
         return no_norm(d_model) if identity else None

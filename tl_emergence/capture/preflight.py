@@ -16,8 +16,11 @@ from tl_emergence.capture.checks import not_finite
 from tl_emergence.capture.norms import Norm, no_norm, probe_norm
 from tl_emergence.capture.protected import during, no_grad
 from tl_emergence.errors import HookError
+from tl_emergence.torch_state import with_torch_defaults
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# What a norm puts out is compared in the precision of float32 at most: it may work in it inside.
+_NORM_TOLERANCE = {**_TOLERANCE, torch.float64: _TOLERANCE[torch.float32]}
 
 
 class _Recorded(Exception):
@@ -42,6 +45,7 @@ class Preflight:
     centred: bool
 
 
+@with_torch_defaults
 def preflight(model: Any, sample: Int[Tensor, "row pos"]) -> Preflight:
     """Check the residual hooks of a model on a few inputs (BOS included), with two forward passes.
 
@@ -216,7 +220,9 @@ def prove_norm(
     norm = probe_norm(module, state.shape[-1], state)
     if norm is None:
         return None, f"{type(module).__name__} is no RMSNorm or LayerNorm"
-    if not _close(norm(seen.to(torch.promote_types(seen.dtype, torch.float32))), output, tolerance):
+    if not _close(
+        norm(seen.to(torch.promote_types(seen.dtype, torch.float32))), output, _NORM_TOLERANCE[state.dtype]
+    ):
         return None, f"{type(module).__name__} does more than a gain on a normalised state"
     return norm, ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_emergence.capture.norms import Norm, NormKind, centred
-from tl_emergence.errors import EmergenceWarning, SettingError, unknown_name
+from tl_emergence.errors import SettingError, unknown_name, warn_caller
 
 Space = Literal["read", "unit", "resid"]
 SPACES: tuple[str, ...] = get_args(Space)
@@ -43,16 +42,14 @@ class Reading:
         return "unit" if self.folded or None in self.norms else "read"
 
 
-def chosen_by_default(reading: Reading, stacklevel: int) -> Space:
+def chosen_by_default(reading: Reading) -> Space:
     """Return the space in which states are seen unless another is asked for; warn where it is not "read"."""
     default = reading.default_space
     if default != "read":
         why = "its norm gains are folded into the weights" if reading.folded else "not every norm is known"
-        warnings.warn(
+        warn_caller(
             f"space='unit' was chosen, not 'read': {why}. Bits depend on the space: compare at equal space "
-            "only. Pass space= to choose, and to silence this.",
-            EmergenceWarning,
-            stacklevel=stacklevel,
+            "only. Pass space= to choose, and to silence this."
         )
     return default
 

@@ -31,6 +31,7 @@ from tl_emergence.errors import SettingError, TokenError
 from tl_emergence.files import as_path
 from tl_emergence.prompts.prefixes import first_rows, number_by_appearance, prefix_ids
 from tl_emergence.prompts.prompt_set import PromptSet
+from tl_emergence.torch_state import with_torch_defaults
 
 _PREFLIGHT_ROWS = 3
 
@@ -90,6 +91,7 @@ class CapturedStates:
         return scale
 
 
+@with_torch_defaults
 def capture_states(
     model: Any,
     prompts: PromptSet,

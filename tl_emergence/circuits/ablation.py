@@ -27,6 +27,7 @@ from tl_emergence.circuits.metrics import Given, named_metrics, placed
 from tl_emergence.circuits.references import AblationKind, check_reference
 from tl_emergence.files import as_path
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
+from tl_emergence.torch_state import with_torch_defaults
 
 
 class AblationSettings(TypedDict, total=False):
@@ -44,6 +45,7 @@ class AblationSettings(TypedDict, total=False):
     progress: bool
 
 
+@with_torch_defaults
 def ablate_heads(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -132,6 +134,7 @@ def ablate_heads(
     )
 
 
+@with_torch_defaults
 def ablate_mlps(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -146,6 +149,7 @@ def ablate_mlps(
     return _ablate(model, prompts, [Component("mlp", i) for i in chosen], metrics, **settings)
 
 
+@with_torch_defaults
 def ablate_blocks(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],

@@ -43,11 +43,13 @@ from tl_emergence.circuits.unit_checks import (
 from tl_emergence.circuits.units import UnitValues, block_means, block_values
 from tl_emergence.errors import SettingError
 from tl_emergence.results import EmergenceResult
+from tl_emergence.torch_state import with_torch_defaults
 
 SPLITS = 16
 """Halves of the prompts, in complementary pairs, over which a correlation is averaged."""
 
 
+@with_torch_defaults
 def correlate(
     scores: UnitValues | Sequence[UnitValues] | HeadEffects | EmergenceResult,
     effects: UnitValues | Sequence[UnitValues] | HeadEffects,

@@ -19,6 +19,8 @@ from tl_emergence.circuits.units import UnitValues, ids_of_copies
 from tl_emergence.errors import unknown_name
 from tl_emergence.files import as_path, exists
 from tl_emergence.folders import read_folder, write_folder
+from tl_emergence.tables import bos_words
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,7 +205,8 @@ class HeadEffects:
         what = {"head": "heads", "mlp": "MLPs", "block": "blocks"}[self.component]
         lines = [
             f"{self.kind} ablation of {what} one at a time, {self.settings.get('model', 'model')}, "
-            f"{self.n_prompts} prompts; effects are ablated minus clean, +- one standard error over prompts."
+            f"{self.n_prompts} prompts, {bos_words(self.settings)}; "
+            f"effects are ablated minus clean, +- one standard error over prompts."
         ]
         for metric in self.metrics:
             unit = self.units[metric]
@@ -253,6 +256,7 @@ class HeadEffects:
         return self.effects[metric]
 
 
+@with_torch_defaults
 def load_effects(folder: str | PathLike[str]) -> HeadEffects:
     """Read what `save` or `tl-emergence ablate` wrote. Needs neither the model nor TransformerLens.
 

@@ -103,7 +103,7 @@ class Experiment:
             "skips_blocks": bool(starts) and shortcuts.starts.issuperset(starts),
         }
         if any(isinstance(m, InformationMetric) and m.space is None for m in self.metrics):
-            chosen_by_default(reading, stacklevel=6)
+            chosen_by_default(reading)
         runner = _Runner(self, reading, shortcuts)
         done = [workspace.load_tensors(name) for name in ("clean", *(c.label for c in self.components))]
         known = all(isinstance(m, InformationMetric) or m.fingerprint for m in self.metrics)

@@ -19,11 +19,13 @@ from tl_emergence.checks import integer
 from tl_emergence.circuits.components import activation_of, check_hooks, check_output, head_components
 from tl_emergence.errors import HookError, SettingError, TokenError
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
+from tl_emergence.torch_state import with_torch_defaults
 
 _OfBatch = Callable[[int, Tensor], Float[Tensor, "batch head"]]
 """What a layer's activation says of each head on each prompt of a batch."""
 
 
+@with_torch_defaults
 def previous_token_scores(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -64,6 +66,7 @@ def previous_token_scores(
     return _attention_to(model, as_prompt_set(prompts), 1, 1, prepend_bos, bos_token_id, batch_size)
 
 
+@with_torch_defaults
 def induction_scores(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -111,6 +114,7 @@ def induction_scores(
     return _attention_to(model, prompts, period - 1, period, prepend_bos, bos_token_id, batch_size)
 
 
+@with_torch_defaults
 def attention_entropies(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],
@@ -162,6 +166,7 @@ def attention_entropies(
     return _means(model, prompts, bos, batch_size, _pattern_hooks(model), of)
 
 
+@with_torch_defaults
 def head_norms(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],

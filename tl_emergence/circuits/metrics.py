@@ -15,10 +15,11 @@ from torch import Tensor
 
 from tl_emergence.capture.checks import indices
 from tl_emergence.capture.spaces import Space
-from tl_emergence.checks import integers, number
+from tl_emergence.checks import integer, integers, number
 from tl_emergence.errors import SettingError, StateError, unknown_name
 from tl_emergence.prompts.prompt_set import PromptSet
 from tl_emergence.question import ask
+from tl_emergence.torch_state import with_torch_defaults
 
 _NATS = 1.4426950408889634
 
@@ -131,6 +132,7 @@ def next_token_loss(positions: Sequence[int] | None = None, *, name: str = "loss
     )
 
 
+@with_torch_defaults
 def logit_difference(
     right: Int[Tensor, " prompt"],
     wrong: Int[Tensor, " prompt"],
@@ -144,6 +146,7 @@ def logit_difference(
         SettingError: Not one right and one wrong token a prompt.
     """
     seen = [_shape_and_type(tokens) for tokens in (right, wrong)]
+    position = integer("position", position)
     if not all(map(_is_tokens, (right, wrong))) or right.shape != wrong.shape:
         raise SettingError(
             "tokens to compare do not fit",
@@ -151,8 +154,8 @@ def logit_difference(
             expected="one of each for every prompt",
             fix="Pass two integer tensors [prompt].",
         )
-    right, wrong = right.clone().cpu(), wrong.clone().cpu()
-    digest = hashlib.sha256(torch.stack([right, wrong]).long().numpy().tobytes()).hexdigest()[:16]
+    right, wrong = (tokens.detach().clone().cpu().long() for tokens in (right, wrong))
+    digest = hashlib.sha256(torch.stack([right, wrong]).numpy().tobytes()).hexdigest()[:16]
 
     def of(batch: Batch) -> Float[Tensor, " batch"]:
         logits = batch.logits[:, 0]

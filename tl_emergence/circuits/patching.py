@@ -21,6 +21,7 @@ from tl_emergence.circuits.information import macro_bits, mean_micro_bits
 from tl_emergence.circuits.metrics import noise_level
 from tl_emergence.errors import HookError, SettingError, StateError
 from tl_emergence.prompts.prompt_set import PromptSet, as_prompt_set
+from tl_emergence.torch_state import torch_defaults, with_torch_defaults
 
 _PROBE_ROWS = 3
 _REDUCE = ("mean", "none")
@@ -57,6 +58,11 @@ class EmergenceMetric:
         self._seen: dict[tuple[int, int], Tensor] = {}
         self._shape: tuple[int, ...] = ()
 
+    @property
+    def states(self) -> tuple[int, int]:
+        """The numbers of the states that are read: input and output of the block."""
+        return self._layer, self._layer + 1
+
     def see(self, state: int, stream: Float[Tensor, "batch pos d_model"]) -> None:
         """Take note of a state of the pass that is running."""
         self._shape = tuple(stream.shape[:2])
@@ -65,6 +71,7 @@ class EmergenceMetric:
         kept = stream[:, place : place + 1].flatten(1).detach().clone()
         self._seen[state, self._pos] = kept.to(torch.promote_types(kept.dtype, torch.float32))
 
+    @with_torch_defaults
     def __call__(self, logits: Tensor | None = None) -> Tensor:
         """Return the value of the last forward pass, in bits: one number, or one a prompt.
 
@@ -171,11 +178,52 @@ def emergence_metric(
         >>> value.shape
         torch.Size([])
     """
+    with torch_defaults():
+        metric = _prepared(
+            model,
+            as_prompt_set(prompts),
+            layer=layer,
+            pos=pos,
+            quantity=quantity,
+            space=space,
+            sigma=noise_level(sigma),
+            reduce=reduce,
+            prepend_bos=prepend_bos,
+            bos_token_id=bos_token_id,
+            seed=seed_number(seed),
+        )
+
+    def note(state: int) -> Callable[[Tensor], None]:
+        return lambda stream: metric.see(state, stream)
+
+    # Last of all hooks: a patch of these very streams is put on later, and must be seen.
+    reading_last = compat.read_last(model, [(compat.residual_hook(model, s), note(s)) for s in metric.states])
+    try:
+        with reading_last:
+            yield metric
+    finally:
+        reading_last.undo()  # done, unless a signal raised between the caller's block and the way out
+
+
+def _prepared(
+    model: Any,
+    prompts: PromptSet,
+    *,
+    layer: int,
+    pos: int,
+    quantity: str,
+    space: Space | None,
+    sigma: float,
+    reduce: str,
+    prepend_bos: bool | None,
+    bos_token_id: int | None,
+    seed: int,
+) -> EmergenceMetric:
+    """Check what was asked for, run the tokens alone, and return the metric without its hooks."""
     compat.check_model(model)
     for what, given, known in (("quantity", quantity, ("emergence", "macro")), ("reduce", reduce, _REDUCE)):
         if given not in known:
             raise SettingError(f"unknown {what}", seen=repr(given), expected=f"one of {known}", fix="Choose.")
-    prompts, sigma, seed = as_prompt_set(prompts), noise_level(sigma), seed_number(seed)
     (block,) = indices("layer", [integer("layer", layer)], compat.n_layers(model))
     (t,) = indices("position", [integer("pos", pos)], prompts.n_positions)
     bos = compat.bos_token(model, prepend_bos, bos_token_id)
@@ -183,7 +231,7 @@ def emergence_metric(
     probe = with_prefix(prompts.tokens[:_PROBE_ROWS], bos).to(compat.device(model))
     report = preflight(model, probe)
     reading = Reading(report.norms, report.reasons, report.folded)
-    chosen = space or chosen_by_default(reading, stacklevel=4)
+    chosen = space or chosen_by_default(reading)
     check_space(chosen, reading, (block, block + 1))
     scales, micro, device = {}, None, compat.estimation_device(model)
     if quantity == "emergence" or chosen == "resid":
@@ -201,7 +249,7 @@ def emergence_metric(
             micro = mean_micro_bits(
                 alone, [block], [t], space=chosen, scales=scales, sigma=sigma, seed=seed, device=device
             )[0, 0]
-    metric = EmergenceMetric(
+    return EmergenceMetric(
         prompts=prompts,
         layer=block,
         pos=t,
@@ -216,20 +264,8 @@ def emergence_metric(
         device=device,
     )
 
-    def note(state: int) -> Callable[[Tensor], None]:
-        return lambda stream: metric.see(state, stream)
 
-    # Last of all hooks: a patch of these very streams is put on later, and must be seen.
-    reading_last = compat.read_last(
-        model, [(compat.residual_hook(model, s), note(s)) for s in (block, block + 1)]
-    )
-    try:
-        with reading_last:
-            yield metric
-    finally:
-        reading_last.undo()  # done, unless a signal raised between the caller's block and the way out
-
-
+@with_torch_defaults
 def model_tokens(
     model: Any,
     prompts: PromptSet | Int[Tensor, "prompt pos"],

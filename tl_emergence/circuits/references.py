@@ -143,7 +143,7 @@ def gather_reference(
         partners = torch.arange(n_prompts)[None]
     elif kind == "resample":
         generator = generator_for(seed, "resample")
-        partners = torch.randint(len(reference), (draws, n_prompts), generator=generator)
+        partners = torch.randint(len(reference), (draws, n_prompts), generator=generator, device="cpu")
     first = {component.layer: component for component in reversed(components)}
     sums: dict[int, Tensor] = {}
     rows: dict[int, list[Tensor]] = {layer: [] for layer in first}

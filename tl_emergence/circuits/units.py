@@ -11,9 +11,10 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_emergence.checks import as_tensor, instance, integer, integers, sequence, text
+from tl_emergence.checks import as_tensor, instance, integers, sequence, text
 from tl_emergence.errors import SettingError, UnitError
 from tl_emergence.results import EmergenceResult
+from tl_emergence.torch_state import with_torch_defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +55,22 @@ class UnitValues:
     prompt_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        values = as_tensor(self.values)  # also of NumPy, and of nested lists
-        if values is None or values.is_complex():
+        values = as_tensor(self.values)
+        if values is None or values.dtype == torch.bool or values.is_complex():
             raise UnitError(
-                "values of units are no numbers",
-                seen=type(self.values).__name__,
-                expected="a matrix [unit, prompt] of real numbers",
-                fix="Pass a tensor, an array, or one list for each unit.",
+                f"{self.name!r} has no numbers",
+                seen=type(self.values).__name__ if values is None else str(values.dtype),
+                expected="a matrix [unit, prompt]: a tensor, a NumPy array or nested lists of numbers",
+                fix="Pass one value for every unit and prompt.",
             )
+        # Lists and arrays become a tensor and tuples: what is compared later must be of one type.
         kept = isinstance(self.values, Tensor) and values.dtype in (torch.float32, torch.float64)
-        plain = {
-            "name": text("name", self.name),
-            "values": self.values if kept else values.double(),
-            "labels": tuple(text("label", label) for label in sequence("labels", self.labels, "names")),
-            "layers": tuple(integer("layer", layer) for layer in sequence("layers", self.layers, "numbers")),
-        }
-        for field, value in plain.items():
-            object.__setattr__(self, field, value)
+        object.__setattr__(self, "values", self.values if kept else values.double())
+        labels = tuple(text("a label", label) for label in sequence("labels", self.labels, "texts"))
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "layers", integers("layer", self.layers))
+        for name in ("name", "unit", "prompts"):
+            object.__setattr__(self, name, text(name, getattr(self, name)))
         if self.values.ndim != 2 or 0 in self.values.shape:
             raise UnitError(
                 f"{self.name!r} has the wrong shape",
@@ -154,6 +154,7 @@ def ids_of_copies(settings: Mapping[str, Any]) -> tuple[int, ...] | None:
     return None if ids is None else tuple(ids)
 
 
+@with_torch_defaults
 def block_values(result: EmergenceResult, *, positions: Sequence[int] = (-1,)) -> UnitValues:
     """Return the emergence of every measured block, prompt by prompt.
 
@@ -228,6 +229,7 @@ def _emergence_at(
     return macro[:, result.positions.index(t)] - micro[:, columns].mean(dim=1)
 
 
+@with_torch_defaults
 def block_means(heads: UnitValues) -> UnitValues:
     """Return the mean over the heads of each block, prompt by prompt, to set beside scores of blocks.
 

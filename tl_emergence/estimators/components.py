@@ -86,7 +86,7 @@ def noise_like(
     rows: Float[Tensor, "sample component"], seed: int, *label: object
 ) -> Float[Tensor, "sample component"]:
     """Return standard normal draws for every sample and component, named by the label."""
-    return torch.randn(*rows.shape, generator=generator_for(seed, "gaussian", *label)).to(rows)
+    return torch.randn(*rows.shape, generator=generator_for(seed, "gaussian", *label), device="cpu").to(rows)
 
 
 def noisy_components(

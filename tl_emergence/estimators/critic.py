@@ -134,7 +134,7 @@ class _Batches:
         """Return the rows of the next batch; the odd rows of an epoch wait for the next order."""
         if not self._left:
             orders = [
-                task.train.cpu()[torch.randperm(len(task.train), generator=task.generator)]
+                task.train.cpu()[torch.randperm(len(task.train), generator=task.generator, device="cpu")]
                 for task in self._tasks
             ]
             whole = self.per_epoch * self._size
@@ -152,7 +152,7 @@ def _initial(tasks: Sequence[Task], p: int, q: int) -> list[Tensor]:
             k, norm = matrix.shape[1], matrix[task.train].square().sum(dim=1).mean().sqrt()
 
             def normal(*shape: int, task: Task = task) -> Tensor:
-                return torch.randn(*shape, generator=task.generator)
+                return torch.randn(*shape, generator=task.generator, device="cpu")
 
             first = torch.zeros(width, HIDDEN)
             first[:k] = normal(k, HIDDEN) / float(norm.clamp_min(1e-9))

@@ -14,8 +14,10 @@ from torch import Tensor
 from tl_emergence.checks import integer, seed_number
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, Estimator, StateChain, generator_for
 from tl_emergence.estimators.jackknife import jackknife_stderr
+from tl_emergence.torch_state import with_torch_defaults
 
 
+@with_torch_defaults
 def derangement(n_samples: int, seed: int, steps: int = 1) -> Int[Tensor, " sample"]:
     """Return whose row each sample gets: the one `steps` before it in a seeded cycle through all samples.
 
@@ -29,7 +31,7 @@ def derangement(n_samples: int, seed: int, steps: int = 1) -> Int[Tensor, " samp
     """
     integer("number of samples", n_samples, least=2)
     seed, steps = seed_number(seed), integer("steps", steps)
-    order = torch.randperm(n_samples, generator=generator_for(seed, "null"))
+    order = torch.randperm(n_samples, generator=generator_for(seed, "null"), device="cpu")
     out = torch.empty_like(order)
     out[order] = order.roll(steps % n_samples)
     return out

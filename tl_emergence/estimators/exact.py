@@ -19,10 +19,12 @@ from torch import Tensor
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain
 from tl_emergence.tensors import label_tensor
+from tl_emergence.torch_state import with_torch_defaults
 
 _PAIRWISE_UP_TO = 16_384
 
 
+@with_torch_defaults
 def entropy_bits(ids: Int[Tensor, " row"]) -> float:
     """Return the plug-in entropy H = log2 N - (1/N) sum_k n_k log2 n_k of identities, in bits.
 
@@ -56,6 +58,7 @@ def shared_bits(ids_x: Int[Tensor, " row"], ids_y: Int[Tensor, " row"]) -> float
     return max(0.0, entropy_bits(ids_x) + entropy_bits(ids_y) - entropy_bits(joint))
 
 
+@with_torch_defaults
 def miller_madow_bits(ids: Int[Tensor, " row"]) -> float:
     """Estimate the entropy of the population behind a sample of identities, in bits.
 

@@ -43,7 +43,7 @@ def draw_folds(
     numbers = _numbered(groups.cpu())
     n_groups = int(numbers.max()) + 1
     check_distinct(n_groups, len(numbers), folds)
-    order = torch.randperm(n_groups, generator=generator)
+    order = torch.randperm(n_groups, generator=generator, device="cpu")
     place = torch.empty_like(order)
     place[order] = torch.arange(n_groups)
     return _dealt(place[numbers], folds).to(groups.device)
@@ -137,7 +137,9 @@ def _near_rows(x: Shaped[Tensor, "row d"]) -> Int[Tensor, " row"]:
     """
     distinct, number = x.unique(dim=0, return_inverse=True)
     precise = distinct.double()
-    direction = torch.randn(x.shape[1], generator=generator_for(0, "near rows"), dtype=torch.float64)
+    direction = torch.randn(
+        x.shape[1], generator=generator_for(0, "near rows"), device="cpu", dtype=torch.float64
+    )
     order = (precise @ direction.to(x.device)).argsort()
     ahead, behind = precise[order[:-1]], precise[order[1:]]
     tolerance = _ROUNDING * torch.finfo(x.dtype).eps * ahead.norm(dim=1)

@@ -111,7 +111,7 @@ class GaussianEstimator:
         blocks = blocks_of(torch.arange(n), seed)
         width = min(chain.states[0].shape[1], components or n)
         sizes = [size for size in (n // 2, n // 4) if 2 * width < fewest_left(size) - 1]
-        order = torch.randperm(n, generator=generator_for(seed, "subsample"))
+        order = torch.randperm(n, generator=generator_for(seed, "subsample"), device="cpu")
         shape = (len(sigmas), len(chain.pairs), n_series)
         bits = torch.zeros(shape, dtype=torch.float64)
         replicates = torch.zeros(*shape, int(blocks.max()) + 1, dtype=torch.float64)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tl_emergence.checks import in_range, integer
 from tl_emergence.errors import SettingError, StateError
 from tl_emergence.estimators.interface import ChainEstimate, Estimate, StateChain, generator_for
+from tl_emergence.torch_state import with_torch_defaults
 
 HIDDEN = (768, 384, 192, 96, 48, 24, 12, 6, 3)
 PUBLISHED = {"steps": 10_000, "rows": 300_000, "segment": 768}
@@ -164,7 +165,7 @@ def run_procedure(
         StateError: Values that float32 does not hold.
     """
     if rows is not None and rows < len(x):
-        some = torch.randperm(len(x), generator=generator)[:rows].to(x.device)
+        some = torch.randperm(len(x), generator=generator, device="cpu")[:rows].to(x.device)
         x, y = x[some], y[some]
     widest = max(x.shape[1], y.shape[1])
     if widest > segment and x.shape[1] != y.shape[1]:
@@ -177,7 +178,7 @@ def run_procedure(
     if any(bool((m == m[:1]).all()) for m in (x, y)):
         return Outcome(0.0, 0.0, (), len(x), 0)
     x, y = (
-        m + sigma * torch.randn(*m.shape, generator=generator).to(m) if sigma else m
+        m + sigma * torch.randn(*m.shape, generator=generator, device="cpu").to(m) if sigma else m
         for m in (_single("x", x), _single("y", y))
     )
     count = max(1, x.shape[1] // segment)
@@ -224,7 +225,7 @@ def train(
     best, stderr = -math.inf, math.nan
     joint = torch.cat([x, y], dim=1)
     for step in range(steps):
-        permutation = torch.randperm(len(x), generator=generator).to(x.device)
+        permutation = torch.randperm(len(x), generator=generator, device="cpu").to(x.device)
         on_pairs = critic(joint)[:, 0]
         on_shuffled = critic(torch.cat([x, y[permutation]], dim=1))[:, 0]
         value = (on_pairs.mean() - on_shuffled.logsumexp(dim=0) + math.log(len(x))) / math.log(2)
@@ -258,6 +259,7 @@ def learning_rate(step: int, steps: int) -> float:
     return (_LEARNING_RATE - _LAST_RATE) * left**_POWER + _LAST_RATE
 
 
+@with_torch_defaults
 def published_seconds(*, rows: int = 4096, steps: int = 3) -> float:
     """Measure what one cell at the published size would take here, in seconds.
 
@@ -274,7 +276,7 @@ def published_seconds(*, rows: int = 4096, steps: int = 3) -> float:
     integer("rows", rows, least=2)
     integer("steps", steps, least=1)
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, rows, PUBLISHED["segment"], generator=generator)
+    x, y = torch.randn(2, rows, PUBLISHED["segment"], generator=generator, device="cpu")
     train(x, y, generator, 1)
     start = time.perf_counter()
     train(x, y, generator, steps)

@@ -16,8 +16,10 @@ from tl_emergence.estimators.deranged import DerangedEstimator
 from tl_emergence.estimators.interface import Estimate
 from tl_emergence.estimators.registry import check_settings, get_estimator, plain_options
 from tl_emergence.tensors import check_squares, float_tensor
+from tl_emergence.torch_state import with_torch_defaults
 
 
+@with_torch_defaults
 def mutual_information(
     x: Float[Tensor, "sample d_x"],
     y: Float[Tensor, "sample d_y"],
@@ -109,4 +111,6 @@ def checked_rows(name: str, x: Tensor) -> Tensor:
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     check_squares(name, x)
+    if x.is_inference():  # made under torch.inference_mode: a critic could not be trained on it
+        x = x.clone()
     return x

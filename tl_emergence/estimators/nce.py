@@ -244,7 +244,7 @@ def _parts(fold_of: Int[Tensor, " sample"], seed: int) -> Iterator[_Part]:
         generator = generator_for(seed, "nce", fold)
         held = fold_of == fold
         others, report = (
-            rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            rows[torch.randperm(len(rows), generator=generator, device="cpu").to(rows.device)]
             for rows in ((~held).nonzero().flatten(), held.nonzero().flatten())
         )
         n_stop = max(n // _STOPPING_SHARE, min(_STOPPING_ROWS, n // 4))

@@ -115,7 +115,7 @@ class NoiseEstimator:
         n_series, n_samples = chain.rows.shape
         n_rows = len(chain.states[0])
         sizes = [n_samples, *(size for size in (n_samples // 2, n_samples // 4) if size >= 2)]
-        order = torch.randperm(n_samples, generator=generator_for(seed, "subsample"))
+        order = torch.randperm(n_samples, generator=generator_for(seed, "subsample"), device="cpu")
         # Column c * n_series + t: series t on the first sizes[c] samples of one random order.
         weights = torch.stack(
             [_weights(series[order[:size]], n_rows) for size in sizes for series in chain.rows]

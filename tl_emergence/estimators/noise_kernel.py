@@ -310,7 +310,7 @@ def _noise(
 ) -> Float[Tensor, "draw chunk d_model"]:
     """Return fresh draws for the rows of a chunk."""
     # Drawn on the CPU in float32 whatever the device and dtype: the same seed gives the same noise.
-    return torch.randn(draws, *like.shape, generator=generator).to(like)
+    return torch.randn(draws, *like.shape, generator=generator, device="cpu").to(like)
 
 
 def _noise_exponent(

@@ -19,6 +19,7 @@ from tl_emergence.estimators.jackknife import BLOCKS, blocks_of, jackknife_stder
 from tl_emergence.estimators.mutual_information import checked_rows
 from tl_emergence.estimators.vinfo import FOLDS, check_folds, means_without_blocks
 from tl_emergence.tensors import check_plain
+from tl_emergence.torch_state import with_torch_defaults
 
 # Penalties on half the squared weights, strongest first: the next starts where the last one ended.
 _PENALTIES = tuple(10.0**k for k in range(0, -7, -1))
@@ -32,6 +33,7 @@ _NULL_SPREADS = 2.0
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+@with_torch_defaults
 def usable_information(
     x: Float[Tensor, "sample d"],
     labels: Int[Tensor, " sample"],

@@ -203,7 +203,7 @@ def _leading_singular_vectors(
     m: Float[Tensor, "p q"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "p k"], Float[Tensor, "q k"]]:
     """Return leading singular vectors by randomised subspace iteration (Halko, Martinsson, Tropp 2011)."""
-    start = torch.randn(m.shape[1], MOST_VARIATES + 8, generator=generator).to(m)
+    start = torch.randn(m.shape[1], MOST_VARIATES + 8, generator=generator, device="cpu").to(m)
     basis = torch.linalg.qr(m @ start).Q
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(m @ torch.linalg.qr(m.t() @ basis).Q).Q
@@ -235,14 +235,14 @@ def _nearest_rotation(m: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
 
 def _k_means(rows: Float[Tensor, "row k"], generator: torch.Generator) -> Float[Tensor, "centre k"]:
     """Return the centres of k-means, started by k-means++; fewer where there are fewer distinct rows."""
-    first = int(torch.randint(len(rows), (1,), generator=generator))
+    first = int(torch.randint(len(rows), (1,), generator=generator, device="cpu"))
     centres = rows[first : first + 1]
     for _ in range(PROTOTYPES - 1):
         gaps = torch.cdist(rows, centres).min(dim=1).values.square().double().cpu()
         if float(gaps.sum()) <= 1e-9 * len(rows):
             break
         ahead = gaps.cumsum(dim=0)
-        drawn = torch.rand(1, generator=generator, dtype=torch.float64) * ahead[-1]
+        drawn = torch.rand(1, generator=generator, device="cpu", dtype=torch.float64) * ahead[-1]
         pick = int(torch.searchsorted(ahead, drawn).clamp_max(len(rows) - 1))
         centres = torch.cat([centres, rows[pick : pick + 1]])
     for _ in range(_LLOYD_ITERATIONS):

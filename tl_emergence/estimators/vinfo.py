@@ -139,7 +139,7 @@ class VinfoEstimator:
         n_series, n = chain.rows.shape
         blocks = blocks_of(torch.arange(n), seed)
         width = min(chain.states[0].shape[1], components or n)
-        order = torch.randperm(n, generator=generator_for(seed, "subsample"))
+        order = torch.randperm(n, generator=generator_for(seed, "subsample"), device="cpu")
         parts = {size: blocks_of(torch.arange(size), seed) for size in (n // 2, n // 4) if size > 1}
         parts = {size: part for size, part in parts.items() if 2 * width < _least_training(part % folds) - 1}
         shape = (len(sigmas), len(chain.pairs), n_series)

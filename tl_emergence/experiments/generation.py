@@ -87,7 +87,7 @@ def continuations(
         )
     inputs = with_prefix(torch.tensor(ids), compat.bos_token(model, None, None))
     generator = torch.Generator().manual_seed(integer("seed", seed))
-    draws = torch.rand(len(inputs), n_tokens, generator=generator, dtype=torch.float64)
+    draws = torch.rand(len(inputs), n_tokens, generator=generator, device="cpu", dtype=torch.float64)
     batch_size = integer("batch size", batch_size, least=1)
     device, end = compat.device(model), inputs.shape[1] - 1
     shortcuts = prove_shortcuts(model, inputs[:PROBE_ROWS].to(device), logits_at=[end])

@@ -80,7 +80,9 @@ def _with_entropy(prompts: PromptSet, n: int, seed: int, target: float) -> Promp
 
 def _tilted(prompts: PromptSet, n: int, seed: int, tilt: float) -> PromptSet:
     """Draw n prompts without replacement, common tokens preferred: Gumbel top-n, one noise for any tilt."""
-    noise = torch.rand(len(prompts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.rand(
+        len(prompts), generator=torch.Generator().manual_seed(seed), device="cpu", dtype=torch.float64
+    )
     keys = -torch.log(-torch.log(noise)) - tilt * torch.from_numpy(_surprisals(prompts))
     return prompts.take(keys.topk(n).indices.tolist())
 

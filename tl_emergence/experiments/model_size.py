@@ -22,10 +22,12 @@ from tl_emergence.experiments.parts import (
 from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.files import as_path
 from tl_emergence.prompts import PromptSet, demonstrations
+from tl_emergence.torch_state import with_torch_defaults
 
 QUESTION = "Has a larger model more emergence on the same prompts, measured against the ceiling?"
 
 
+@with_torch_defaults
 def model_size(
     models: Any | Models,
     *,

@@ -21,6 +21,7 @@ from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations, sentences
 from tl_emergence.prompts.sources import DATASETS
+from tl_emergence.torch_state import with_torch_defaults
 
 HUB_WINDOWS = 20_000
 """Windows that are read of a source on the hub, which has millions."""
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 QUESTION = "How does emergence grow over the tokens of natural text, and how over those of a list?"
 
 
+@with_torch_defaults
 def natural_text(
     models: Any | Models,
     *,
@@ -150,5 +152,5 @@ def drawn(prompts: PromptSet, n: int, seed: int) -> PromptSet:
             expected=f"{n}, as in the other sets",
             fix="Pass a smaller n, or more text. A window crosses no newline: join lines that are wrapped.",
         )
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed), device="cpu")
     return prompts.take(order[:n].tolist())

@@ -19,6 +19,7 @@ from tl_emergence.files import as_path, below, exists, read_bytes, read_json, to
 from tl_emergence.folders import read_folder, write_folder
 from tl_emergence.results import AnyResult
 from tl_emergence.saving import load_result
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,6 +155,7 @@ class ExperimentResult:
         return f"ExperimentResult({self.name}: {', '.join(self.parts)})"
 
 
+@with_torch_defaults
 def load_experiment(folder: str | PathLike[str]) -> ExperimentResult:
     """Read what `save` or `tl-emergence experiment` wrote. Needs neither models nor TransformerLens.
 

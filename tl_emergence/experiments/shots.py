@@ -22,6 +22,7 @@ from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations
 from tl_emergence.results import EmergenceResult
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 QUESTION = "Where does emergence rise along a list, and where does it stop, as the number of prompts varies?"
 
 
+@with_torch_defaults
 def shots(
     models: Any | Models,
     *,

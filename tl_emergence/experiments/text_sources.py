@@ -36,6 +36,7 @@ from tl_emergence.files import as_path
 from tl_emergence.prompts import sentences
 from tl_emergence.prompts.sources import DATASETS, read_texts
 from tl_emergence.results import AnyResult, EmergenceResult
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -46,6 +47,7 @@ _CONTEXT_WORDS = 40
 _MORE_TOKENS = 4  # what a writer writes in n + 4 tokens has n of the reader's, nearly always
 
 
+@with_torch_defaults
 def text_sources(
     models: Any | Models,
     *,

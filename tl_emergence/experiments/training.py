@@ -19,6 +19,7 @@ from tl_emergence.experiments.parts import Parts, check_name, own_name, space_na
 from tl_emergence.experiments.result import ExperimentResult
 from tl_emergence.files import as_path
 from tl_emergence.prompts import demonstrations
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 QUESTION = "How does emergence move over training, between a network of shuffled weights and the last step?"
 
 
+@with_torch_defaults
 def training(
     checkpoints: Mapping[int, Callable[[], Any]] | Mapping[str, Callable[[], Any]],
     *,

@@ -29,6 +29,7 @@ from tl_emergence.experiments.spread import (
 from tl_emergence.files import as_path
 from tl_emergence.prompts import LISTS, demonstrations
 from tl_emergence.results import AnyResult
+from tl_emergence.torch_state import with_torch_defaults
 
 if TYPE_CHECKING:
     from tl_emergence.prompts import PromptSet
@@ -38,6 +39,7 @@ _OTHER_NOISE = 1_000_003  # added to a seed: no seed of anybody's list of seeds
 QUESTION = "Does the spread of emergence over prompts follow the errors that the model makes on them?"
 
 
+@with_torch_defaults
 def variance(
     models: Any | Models,
     *,

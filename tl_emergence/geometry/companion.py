@@ -26,6 +26,7 @@ from tl_emergence.geometry.shape import (
     participation_ratio,
     prompt_entropy,
 )
+from tl_emergence.torch_state import with_torch_defaults
 
 _PROMPTS_AT_ONCE = 1024
 _DEFAULT = GeometrySettings()
@@ -77,6 +78,7 @@ GEOMETRY_NAMES = tuple(f.name for f in fields(Geometry))
 """The names of all quantities, which are the columns of data frames."""
 
 
+@with_torch_defaults
 @no_grad
 def companion_geometry(
     states: CapturedStates,

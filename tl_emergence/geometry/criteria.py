@@ -30,6 +30,7 @@ from tl_emergence.estimators.interface import generator_for
 from tl_emergence.estimators.jackknife import blocks_of, jackknife_stderr
 from tl_emergence.geometry.settings import GeometrySettings, Whole
 from tl_emergence.tensors import check_squares, float_tensor, label_tensor, row_weights
+from tl_emergence.torch_state import with_torch_defaults
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class EmergenceCriteria:
     gamma_stderr: float = 0.0
 
 
+@with_torch_defaults
 def discrete_criteria(
     x: Int[Tensor, "row part"],
     x_next: Int[Tensor, "row part"],
@@ -100,6 +102,7 @@ def discrete_criteria(
     return EmergenceCriteria(psi, delta, gamma)
 
 
+@with_torch_defaults
 def gaussian_criteria(
     x: Float[Tensor, "part sample d"],
     x_next: Float[Tensor, "part sample d_next"],
@@ -174,7 +177,9 @@ def with_noise(
     x: Float[Tensor, "sample component"], settings: GeometrySettings, seed: int, *label: object
 ) -> Float[Tensor, "sample component"]:
     """Return components on the CPU with a draw of the noise floor that seed and label name."""
-    draw = torch.randn(*x.shape, generator=generator_for(seed, "geometry", *label), dtype=torch.float64)
+    draw = torch.randn(
+        *x.shape, generator=generator_for(seed, "geometry", *label), device="cpu", dtype=torch.float64
+    )
     return x.cpu() + settings.sigma * draw
 
 

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from tl_emergence.errors import StateError
 from tl_emergence.tensors import float_tensor, row_weights
+from tl_emergence.torch_state import with_torch_defaults
 
 # Eigenvalues of a covariance fall below 0 by rounding, in float32 too.
 _BELOW_ZERO = 1e-5
 
 
+@with_torch_defaults
 def effective_rank(variances: Float[Tensor, " direction"]) -> float:
     """Return the effective rank: the exponential of the entropy of the normalised singular values.
 
@@ -42,6 +44,7 @@ def effective_rank(variances: Float[Tensor, " direction"]) -> float:
     return float(torch.special.entr(singular / total).sum().exp())
 
 
+@with_torch_defaults
 def participation_ratio(variances: Float[Tensor, " direction"]) -> float:
     """Return the participation ratio (tr S)^2 / tr(S^2) of a covariance S.
 
@@ -79,6 +82,7 @@ def _scaled_variances(variances: Float[Tensor, " direction"]) -> Float[Tensor, "
     return v.clamp_min(0.0) / largest if largest > 0 else v
 
 
+@with_torch_defaults
 def prompt_entropy(x: Float[Tensor, "prompt pos d"]) -> Float[Tensor, "prompt pos"]:
     """Return the prompt entropy of every prefix of every prompt, in bits.
 
@@ -115,6 +119,7 @@ def _von_neumann_bits(gram: Float[Tensor, "prompt pos pos"]) -> Float[Tensor, " 
     return torch.special.entr(eigenvalues / total).sum(dim=1) / torch.log(gram.new_tensor(2.0))
 
 
+@with_torch_defaults
 def mean_norm(x: Float[Tensor, "row d"], weights: Float[Tensor, " row"]) -> float:
     """Return the weighted mean of the Euclidean norms of rows, in units of their space.
 
@@ -135,6 +140,7 @@ def mean_norm(x: Float[Tensor, "row d"], weights: Float[Tensor, " row"]) -> floa
     return float(norms @ row_weights(weights, len(x), x.device))
 
 
+@with_torch_defaults
 def cosine_to_previous(
     x: Float[Tensor, "row d"], previous: Float[Tensor, "row d"], weights: Float[Tensor, " row"]
 ) -> float:

@@ -16,6 +16,7 @@ from tl_emergence.prompts.lists import LISTS, PAPER_SHOTS
 from tl_emergence.prompts.prefixes import first_rows, prefix_ids
 from tl_emergence.prompts.prompt_set import Population, PromptSet
 from tl_emergence.prompts.tokenizer import tokenizer_of, tokens_inside_text
+from tl_emergence.torch_state import with_torch_defaults
 
 # Up to this many prompts a population is ranked and shuffled whole; above, draws are made and
 # repeats rejected, unless a large part of the population is asked for: repeats would then be many.
@@ -24,6 +25,7 @@ _RARE_REPEATS = 1 / 16
 _MOST_PROMPTS = 2**26
 
 
+@with_torch_defaults
 def demonstrations(
     name_or_list: str | Sequence[str],
     model_or_tokenizer: Any,
@@ -193,11 +195,15 @@ def _draws(
 ) -> Int[Tensor, "prompt shot"]:
     """Draw n distinct ordered selections of entity numbers."""
     if size <= _RANKED_UP_TO or n > size * _RARE_REPEATS:
-        ranks = torch.randperm(size, generator=generator)[:n] if n < size or shuffle else torch.arange(size)
+        ranks = (
+            torch.randperm(size, generator=generator, device="cpu")[:n]
+            if n < size or shuffle
+            else torch.arange(size)
+        )
         return _unrank(ranks if shuffle else ranks.sort().values, n_entities, shots)
     drawn = torch.empty(0, shots, dtype=torch.int64)
     while len(drawn) < n:
-        keys = torch.rand(n - len(drawn), n_entities, generator=generator)
+        keys = torch.rand(n - len(drawn), n_entities, generator=generator, device="cpu")
         drawn = torch.cat([drawn, keys.argsort(dim=1)[:, :shots]])
         drawn = drawn[first_rows(prefix_ids(drawn)[-1])]
     if shuffle:

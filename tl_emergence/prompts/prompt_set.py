@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_emergence.checks import as_tensor, integer, integers, is_truth_value, sequence, text
 from tl_emergence.errors import SettingError, TokenError
+from tl_emergence.torch_state import with_torch_defaults
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -45,6 +46,7 @@ class PromptSet:
         name: What the set is, in a few words.
         population: The population, where it is known in closed form.
         details: How the set was made (lists, shots, seed, ...): JSON values only.
+        masked: Whether an attention mask said which tokens count, so that none of those kept is padding.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -52,6 +54,7 @@ class PromptSet:
     name: str
     population: Population | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    masked: bool = False
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -143,6 +146,7 @@ class PromptSet:
         return f"PromptSet({self.name!r}, {len(self):,} prompts x {self.n_positions} tokens{known})"
 
 
+@with_torch_defaults
 def from_tokens(
     tokens: Int[Tensor, "prompt pos"],
     *,
@@ -182,7 +186,9 @@ def from_tokens(
             expected="one label a position",
             fix="Pass one label for each content token, or none.",
         )
-    return PromptSet(kept, names, text("name", name), details=_plain_details(details))
+    return PromptSet(
+        kept, names, text("name", name), None, _plain_details(details), attention_mask is not None
+    )
 
 
 def as_prompt_set(prompts: PromptSet | Int[Tensor, "prompt pos"]) -> PromptSet:

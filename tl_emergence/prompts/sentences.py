@@ -13,11 +13,13 @@ from tl_emergence.errors import TokenError, unknown_name
 from tl_emergence.prompts.prompt_set import PromptSet
 from tl_emergence.prompts.sources import read_texts
 from tl_emergence.prompts.tokenizer import encode, tokenizer_of
+from tl_emergence.torch_state import with_torch_defaults
 
 _BREAKS = frozenset(".:?;-\n")
 _ANCHORS = ("start", "end")
 
 
+@with_torch_defaults
 def sentences(
     texts: str | PathLike[str] | Iterable[str] | Iterable[dict[str, Any]],
     model_or_tokenizer: Any,
@@ -52,7 +54,8 @@ def sentences(
 
     Raises:
         SettingError: A source, anchor or number that cannot be.
-        TokenError: Rows without text, or fewer windows than asked for (at least 2).
+        TokenError: Rows without text, windows of unknown tokens only, or fewer windows than asked for (at
+            least 2).
 
     Example:
         >>> text = "France, Germany, Italy. Spain, China, Japan, India. Russia, Brazil, Canada."
@@ -74,6 +77,7 @@ def sentences(
         windows.extend(found or ())
         if n is not None and len(windows) >= n:
             break
+    _check_known(tokenizer, windows)
     wanted = 2 if n is None else n
     if len(windows) < wanted:
         raise TokenError(
@@ -97,6 +101,18 @@ def sentences(
     }
     labels = tuple(f"token {t + 1}" for t in range(n_tokens))
     return PromptSet(torch.tensor(windows[:n]), labels, "sentences", details=details)
+
+
+def _check_known(tokenizer: Any, windows: list[list[int]]) -> None:
+    """Raise TokenError where all windows are of unknown tokens only: they would be one prompt."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and windows and all(token == unknown for window in windows for token in window):
+        raise TokenError(
+            "windows of unknown tokens only",
+            seen=f"{len(windows)} windows, in which every token is the unknown token {unknown}",
+            expected="text that the tokenizer knows",
+            fix="Use a tokenizer for the language of the text.",
+        )
 
 
 def _windows(

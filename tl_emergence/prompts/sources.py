@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,22 @@ def read_texts(
         yield from _file_texts(TEXTS[texts.lower()], None)
     elif isinstance(texts, str | PathLike):
         yield from _file_texts(Path(texts), field)
+    elif isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        keys = [str(key) for key in (texts if isinstance(texts, Mapping) else getattr(texts, "columns", ()))]
+        raise SettingError(
+            "a table or mapping is no sequence of texts",
+            seen=f"{type(texts).__name__} with {keys[:5]}",
+            expected="strings, or rows one by one",
+            fix="Of a table pass one column, texts['text'].tolist(); of a DatasetDict one split, "
+            "texts['train']; of a dictionary list(texts.values()).",
+        )
+    elif isinstance(texts, set | frozenset):
+        raise SettingError(
+            "a set of texts has no order of its own",
+            seen=type(texts).__name__,
+            expected="a list, whose windows come in the same order in every run",
+            fix="Pass sorted(texts).",
+        )
     elif isinstance(texts, Iterable):
         for number, row in enumerate(texts):
             yield from _row_texts(row, field, f"row {number}")
