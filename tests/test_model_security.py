@@ -116,7 +116,8 @@ ATTACKS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "attention_kernel_inside": (attention_kernel_inside, KERNEL),
 }
 
-BY_NAME = ("own_config", "own_tokenizer")
+# HookedTransformer of 2.x looks at no name that is not on its list.
+BY_NAME = ("own_config", "own_tokenizer") if toys.LENS_MAJOR >= 3 else ()
 
 
 @pytest.fixture(scope="module")
