@@ -355,6 +355,8 @@ def _output_weights(
     projection = compat.silent_copy(projection)
     flat = rearrange(z[:1], "batch pos head d_head -> batch pos (head d_head)")
     wanted = projection(flat) - projection(torch.zeros_like(flat))
+    if not bool(torch.isfinite(wanted).all()):
+        raise not_finite(f"the heads of layer {layer}")
     joined = rearrange(weights, "head d_head d_model -> (head d_head) d_model")
     for matrix in (joined, joined.T):
         if matrix.shape == joined.shape and is_close(flat @ matrix.to(flat), wanted):
