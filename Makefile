@@ -3,7 +3,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-MATRIX := 2.16 2.18 3.9
+MATRIX := 2.16 2.18 3.5 3.9
 # The first is for tuning, the others for reporting.
 KNOWN_SEEDS := 0 1 2
 # One converted copy of the packaged model serves every environment.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from einops import einsum, reduce
+from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from tl_emergence.capture import compat
 from tl_emergence.capture.checks import check_fits_model, not_finite
 from tl_emergence.capture.edited import run_edited
 from tl_emergence.capture.forward import with_prefix
+from tl_emergence.capture.preflight import is_close
 from tl_emergence.capture.protected import no_grad
 from tl_emergence.checks import integer
 from tl_emergence.circuits.components import activation_of, check_hooks, check_output, head_components
@@ -221,7 +222,7 @@ def head_norms(
         check_output(next(c for c in components if c.layer == layer), model, z)
         out = z[:, first:].float()
         if at == "stream":
-            weights = _output_weights(model, layer, z.shape[-1]).to(out)
+            weights = _output_weights(model, layer, z).to(out)
             out = einsum(out, weights, "batch pos head d_head, head d_head d_model -> batch pos head d_model")
         return reduce(out.norm(dim=-1), "batch pos head -> batch head", "mean")
 
@@ -337,9 +338,15 @@ def _check_period(prompts: PromptSet, period: int) -> None:
         )
 
 
-def _output_weights(model: Any, layer: int, d_head: int) -> Float[Tensor, "head d_head d_model"]:
+def _output_weights(
+    model: Any, layer: int, z: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "head d_head d_model"]:
+    """Return W_O, once it was seen to give what the output projection gives.
+
+    A square matrix of weights fits both ways round: some versions of TransformerLens give its transpose.
+    """
     weights = compat.output_weights(model, layer)
-    shape = (compat.n_heads(model), d_head, compat.d_model(model))
+    shape = (compat.n_heads(model), z.shape[-1], compat.d_model(model))
     if weights is None or tuple(weights.shape) != shape:
         raise HookError(
             f"no output weights of the heads of layer {layer}",
@@ -347,7 +354,24 @@ def _output_weights(model: Any, layer: int, d_head: int) -> Float[Tensor, "head 
             expected=f"[head, d_head, d_model] = {list(shape)}",
             fix="Take the size of their output before it: at='z'.",
         )
-    return weights.detach()
+    projection, weights = compat.output_projection(model, layer), weights.detach()
+    if projection is None:
+        return weights
+    projection = compat.silent_copy(projection)
+    flat = rearrange(z[:1], "batch pos head d_head -> batch pos (head d_head)")
+    wanted = projection(flat) - projection(torch.zeros_like(flat))
+    if not bool(torch.isfinite(wanted).all()):
+        raise not_finite(f"the heads of layer {layer}")
+    joined = rearrange(weights, "head d_head d_model -> (head d_head) d_model")
+    for matrix in (joined, joined.T):
+        if matrix.shape == joined.shape and is_close(flat @ matrix.to(flat), wanted):
+            return matrix.reshape(shape)
+    raise HookError(
+        f"W_O of layer {layer} is not what projects the outputs of the heads",
+        seen="another product with them than the output projection gives",
+        expected="z W_O + b_O = what the projection gives",
+        fix="Take the size of their output before it: at='z'; or update TransformerLens.",
+    )
 
 
 def _no_patterns(where: str, seen: str) -> HookError:
