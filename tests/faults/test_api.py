@@ -79,7 +79,7 @@ def surroundings() -> dict[str, Any]:
         "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
         "generators": jobs.digest([torch.get_rng_state()])
         + repr(random.getstate())[:200]
-        + repr(np.random.get_state()[1][:9]),  # noqa: NPY002
+        + repr(np.random.get_state())[:200],  # noqa: NPY002
         "matplotlib": {key: mpl.rcParams[key] for key in ("figure.dpi", "font.size", "axes.grid")},
         "signals": signal.getsignal(signal.SIGINT),
     }
