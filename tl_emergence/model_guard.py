@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tl_emergence.errors import EmergenceError, ModelLoadError
+from tl_emergence.torch_state import torch_defaults
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -31,10 +32,8 @@ def guarded_loading(what: str, where: object, *, expected: str, fix: str) -> Ite
     import torch
 
     with _ONE_AT_A_TIME:
-        default_dtype = torch.get_default_dtype()
         try:
-            torch.set_default_dtype(torch.float32)
-            with torch.random.fork_rng(devices=[]), torch.device("cpu"), _no_repository_code(where):
+            with torch_defaults(), torch.random.fork_rng(devices=[]), _no_repository_code(where):
                 yield
         except EmergenceError:
             raise
@@ -46,8 +45,6 @@ def guarded_loading(what: str, where: object, *, expected: str, fix: str) -> Ite
             raise ModelLoadError(
                 what, seen=f"{where}: {first_line(error)}", expected=expected, fix=fix
             ) from error
-        finally:
-            torch.set_default_dtype(default_dtype)
 
 
 @contextmanager

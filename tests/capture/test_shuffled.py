@@ -9,6 +9,7 @@ import torch
 
 from tests import toys
 from tl_emergence.capture import shuffled_weights
+from tl_emergence.errors import HookError
 
 pytestmark = pytest.mark.matrix
 
@@ -108,3 +109,30 @@ def test_an_interrupt_while_restoring_waits(monkeypatch: pytest.MonkeyPatch, toy
     assert fired
     after = parameters(toy)
     assert all(torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_an_object_of_shuffled_weights_serves_one_block_at_a_time(toy: Any) -> None:
+    before = {name: weight.clone() for name, weight in toy.named_parameters()}
+    shuffled = shuffled_weights(toy, seed=0)
+    with pytest.raises(HookError, match="shuffled already"), shuffled, shuffled:
+        pass
+    assert all(torch.equal(weight, before[name]) for name, weight in toy.named_parameters())
+    with shuffled:  # and for the next one afterwards
+        assert not all(torch.equal(weight, before[name]) for name, weight in toy.named_parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in toy.named_parameters())
+
+
+def test_tied_weights_are_shuffled_under_another_default_device() -> None:
+    plain, other = (_tied() for _ in range(2))
+    with shuffled_weights(plain, seed=0):
+        wanted = [weight.clone() for weight in plain.parameters()]
+    with torch.device("meta"), shuffled_weights(other, seed=0):
+        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), wanted, strict=True))
+
+
+def _tied() -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(16.0).view(4, 4))
+    model[1].weight = torch.nn.Parameter(model[0].weight.detach()[:2])
+    return model

@@ -13,6 +13,7 @@ from tl_emergence.circuits.effective_number import (
     effective_number,
     t_test_p_value,
 )
+from tl_emergence.circuits.over_units import over_units
 from tl_emergence.circuits.resampling import draw_units, units_interval
 
 
@@ -35,6 +36,7 @@ def test_blocks_that_drift_with_depth_are_rarely_called_associated(partial: bool
     u, v = statistics.unit_ranks(x, given), statistics.unit_ranks(y, given)
     p = t_test_p_value((u * v).sum(axis=-1), effective_number(u, v), 2 if partial else 0)
     assert np.mean(p <= 0.05) <= 0.09
+    assert np.mean(np.isnan(p)) < 0.02  # few are not testable
     if not partial:  # what permuting the blocks would say of the same pairs
         naive = t_test_p_value((u * v).sum(axis=-1), np.full(len(u), 18.0))
         assert np.mean(naive <= 0.05) > 0.2
@@ -63,6 +65,21 @@ def test_autocorrelation_is_that_of_the_definition() -> None:
     ranks = statistics.unit_ranks(np.random.default_rng(3).standard_normal(10))
     expected = [10 / (10 - k) * float(np.dot(ranks[:-k], ranks[k:])) for k in (1, 2, 3)]
     assert autocorrelation(ranks, 3).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [17, 18, 26, 30, 37])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_blocks_in_perfect_agreement_are_testable(n: int, sign: int) -> None:
+    values = np.random.default_rng(n).standard_normal((1, n))
+    layers = np.arange(n)
+    depth = statistics.depth_regressors(layers, within=False)
+    found = over_units(
+        values, sign * values, np.array([sign * (1 + 2e-16), sign * 1.0]), layers=layers, within=False,
+        depth=depth, baselines=[], resamples=20, permutations=19,
+        seeds=(np.random.default_rng(0), np.random.default_rng(1)),
+    )  # fmt: skip
+    assert found.plain.p < 1e-6 and found.partial.p < 1e-6
+    assert found.plain.low == found.plain.high == sign
 
 
 def test_too_few_independent_blocks_have_no_interval_and_no_test() -> None:

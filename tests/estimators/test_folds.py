@@ -77,3 +77,10 @@ def test_pairs_of_a_table_are_draws_and_pairs_of_copied_rows_are_copies() -> Non
     assert len(copied_pairs(words.float(), kinds.float()).unique()) == 400
     assert len(copied_pairs(words.float(), (words // 2).float()).unique()) == 6
     assert len(copied_pairs(words[:30].float(), y).unique()) == 30
+
+
+@pytest.mark.parametrize(("offset", "d"), [(300.0, 1), (1e4, 1), (1e4, 2), (1e6, 16)])
+def test_rows_far_from_0_are_not_taken_for_copies(offset: float, d: int) -> None:
+    rows = offset + torch.randn(1000, d, generator=torch.Generator().manual_seed(0))
+    groups = distinct_rows(rows)
+    assert len(groups.unique()) == len(rows.unique(dim=0))

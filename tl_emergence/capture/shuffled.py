@@ -57,6 +57,13 @@ def _shuffling(kind: type[_Kind], model: Any, seed: int) -> _Kind:
     saved: list[tuple[str, Tensor, Tensor, bytes]] = []
 
     def change(steps: list[Step]) -> None:
+        if saved:
+            raise HookError(
+                "weights are shuffled already",
+                seen="one object of shuffled_weights in a with block inside its own",
+                expected="one with block at a time",
+                fix="Call shuffled_weights(model, seed) again for another block.",
+            )
         for name, weight in _distinct_weights(model):
             saved.append((name, weight, weight.detach().clone(), _checksum(weight)))
         steps.append(restore)
@@ -78,6 +85,7 @@ def _shuffling(kind: type[_Kind], model: Any, seed: int) -> _Kind:
                 expected="the same bits",
                 fix="Load the model again, and do not convert or train it while its weights are shuffled.",
             )
+        saved.clear()  # the copy of the weights need not outlive the block
 
     return kind(model, change, verify=verify)
 
@@ -98,7 +106,9 @@ def _distinct_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield group[0]
             continue
         first = group[0][1]
-        covered = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=torch.bool)
+        covered = torch.zeros(
+            first.untyped_storage().nbytes() // first.element_size(), dtype=torch.bool, device="cpu"
+        )
         for name, parameter in sorted(group, key=lambda item: -item[1].numel()):
             view = covered.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
             if not bool(view.any()):

@@ -121,11 +121,14 @@ def _over_blocks(
         if np.isnan(u).any() or np.isnan(v).any() or np.isnan(value):
             return OverUnits(_NAN, _NAN, _NAN, _NAN)
         numbers = effective_number(u, v)
-        p = t_test_p_value((u * v).sum(axis=-1), numbers, regressors)
+        # A sum of products can pass 1 by rounding, where nothing is defined.
+        p = t_test_p_value(np.clip((u * v).sum(axis=-1), -1.0, 1.0), numbers, regressors)
         # A split that cannot be tested counts as no evidence.
         p_value = _NAN if np.isnan(p).all() else float(np.median(np.where(np.isnan(p), 1.0, p)))
         number = float(np.median(numbers))
-        return OverUnits(*effective_interval(value, number, regressors), p_value, number)
+        return OverUnits(
+            *effective_interval(float(np.clip(value, -1.0, 1.0)), number, regressors), p_value, number
+        )
 
     # A difference of two correlations over so few blocks that depend on each other has no interval here.
     return PairOverUnits(

@@ -14,6 +14,7 @@ from tl_emergence.estimators.interface import StateChain, generator_for
 
 # What the rounding of one forward pass in another batch changes, in units of the precision of the values.
 _ROUNDING = 32.0
+_LEAST_DIMENSIONS = 8  # of rows that are one where they differ by rounding only
 
 
 def draw_folds(
@@ -133,16 +134,21 @@ def _near_rows(x: Shaped[Tensor, "row d"]) -> Int[Tensor, " row"]:
     """Number distinct rows of floats: equal ones first, then those that differ by rounding only.
 
     Neighbours are looked for along one random direction, where rows that nearly agree are next to each other
-    unless a third row happens to fall between them, within their rounding.
+    unless a third row happens to fall between them, within their rounding. In few dimensions distinct rows
+    lie as near as rounding by chance, so that there equal rows alone are one; and rounding is never taken for
+    more than a thousandth of the spread, however far from 0 the rows are.
     """
     distinct, number = x.unique(dim=0, return_inverse=True)
+    if x.shape[1] < _LEAST_DIMENSIONS or len(distinct) < 2:
+        return number
     precise = distinct.double()
+    spread = float((precise - precise.mean(dim=0)).square().sum(dim=1).mean().sqrt())
     direction = torch.randn(
         x.shape[1], generator=generator_for(0, "near rows"), device="cpu", dtype=torch.float64
     )
     order = (precise @ direction.to(x.device)).argsort()
     ahead, behind = precise[order[:-1]], precise[order[1:]]
-    tolerance = _ROUNDING * torch.finfo(x.dtype).eps * ahead.norm(dim=1)
+    tolerance = (_ROUNDING * torch.finfo(x.dtype).eps * ahead.norm(dim=1)).clamp(max=1e-3 * spread)
     apart = (behind - ahead).norm(dim=1) > tolerance
     near = torch.empty_like(order)
     near[order] = torch.nn.functional.pad(apart.long().cumsum(dim=0), (1, 0))
