@@ -16,7 +16,7 @@ from tests.faults.counts import count, report
 from tests.faults.forking import Forks
 
 FAULTS = ("kill", "full")
-N_SAVES, N_RUNS = count(16, 10**6), count(6, 10**6)  # long: every operation
+N_SAVES, N_RUNS = count(16, 10**6), count(6, 280)  # long: every operation of a save
 
 
 @pytest.fixture(scope="module")
