@@ -132,7 +132,7 @@ def test_a_list_of_one_estimator_is_a_comparison_of_one(toy: Any, many: torch.Te
         ({"estimator": ("noise", "exact", "noise")}, "estimators not usable: saw .*each once"),
         ({"estimator": ["noise", "gausian"]}, "unknown estimator: saw 'gausian'.*Did you mean 'gaussian'"),
         ({"estimator": ["noise", ["exact"]]}, r"unknown estimator: saw \['exact'\]"),
-        ({"estimator": {"noise"}}, r"unknown estimator: saw \{'noise'\}"),
+        ({"estimator": {"noise"}}, "estimator has no order of its own: saw set"),
         ({"components": 4}, "options that exact, noise do not have: saw components.*none but .'draws'"),
         ({"estimator": ["exact"], "draws": 4}, "options that exact does not have: saw draws"),
         ({"draws": 1}, "too few draws"),

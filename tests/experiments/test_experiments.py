@@ -255,7 +255,9 @@ def test_a_checkpoint_whose_step_is_not_known_has_none(checkpoint: Any, as_shipp
 def test_a_result_of_an_older_format_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     training(checkpoint, n=16).save(tmp_path)
     path = tmp_path / "experiment.json"
-    path.write_text(path.read_text().replace('"version": 3', '"version": 2', 1))
+    older = {**json.loads(path.read_text()), "version": 2}
+    del older["checksum"]  # which that version did not have
+    path.write_text(json.dumps(older))
     with pytest.raises(ResultFileError, match=r"not an? experiment of this version.*version 2.*version 3"):
         experiments.load_experiment(tmp_path)
 
