@@ -155,11 +155,11 @@ def test_the_experiment_over_training_runs_on_the_checkpoints_that_ship() -> Non
         bos_token_id=BOS,
     )
     assert list(found.parts) == ["step-000000", "step-000200", "step-002000"]
-    table = found.tables["steps"].query("run == 'model'")
+    table = found.tables["checkpoints"].query("run == 'model'")
     assert table["step"].tolist() == list(steps)
     for step, value in zip(steps, table["value"], strict=True):
         one = tle.information_emergence(
             load_induction_model(step), few_tokens(60), layers=[1], space="read", bos_token_id=BOS
         )
         assert value == pytest.approx(float(one.emergence[0, -1]), abs=1e-5)
-    assert len(found.tables["steps"].query("run == 'shuffled_weights'")) == 1
+    assert len(found.tables["checkpoints"].query("run == 'shuffled_weights'")) == 1

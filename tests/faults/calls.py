@@ -102,7 +102,7 @@ def right_calls(folder: Path) -> list[Call]:
     }
     scored = {**shape, "prepend_bos": None, "bos_token_id": None, "batch_size": 4}
     words = ["alpha", "beta", "gamma"]
-    text = [". ".join("x , x ; x" for _ in range(6)) + "." for _ in range(12)]
+    text = [". ".join("France and Spain and Italy" for _ in range(6)) + "." for _ in range(12)]
     column = torch.rand(2, 3, generator=generator)
     given: dict[str, dict[str, Any]] = {
         "information_emergence": {

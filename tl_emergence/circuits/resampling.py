@@ -229,7 +229,7 @@ def units_difference_interval(
     if np.isnan(estimate) or defined is None:
         return float("nan"), float("nan")
     half = _NORMAL_95 * float(defined.std())
-    return estimate - half, estimate + half
+    return float(estimate - half), float(estimate + half)
 
 
 def _defined(replicates: Float[np.ndarray, " resample"]) -> Float[np.ndarray, " defined"] | None:
