@@ -131,8 +131,7 @@ def test_tied_weights_are_shuffled_under_another_default_device() -> None:
 
 
 def _tied() -> torch.nn.Module:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.arange(16.0).view(4, 4))
-    model[1].weight = torch.nn.Parameter(model[0].weight.detach()[:2])
-    return model
+    first, second = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+    first.weight = torch.nn.Parameter(torch.arange(16.0).view(4, 4))
+    second.weight = torch.nn.Parameter(first.weight.detach()[:2])
+    return torch.nn.Sequential(first, second)
